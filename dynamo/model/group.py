@@ -1,0 +1,16 @@
+"""A commit group: everything one step of a replica writes, applied by a storage engine in one atomic transaction or not at all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Group:
+    """One atomic commit. Values are encoded rows; None deletes. `synced` asks for durable storage whatever the engine's own mode is."""
+
+    number: int
+    objects: dict[bytes, bytes | None] = field(default_factory=dict)
+    hints: dict[bytes, bytes | None] = field(default_factory=dict)
+    meta: dict[bytes, bytes | None] = field(default_factory=dict)
+    synced: bool = False

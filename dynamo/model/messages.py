@@ -1,0 +1,68 @@
+"""The messages of the protocol, as plain tuples: the same shape in a node's memory, in the simulator and, packed, on the wire.
+
+A message is `(type, request_id, field, ...)`. Plain tuples, because a batch of a thousand of them crosses the hot path for each thousand
+requests and an object each would cost more than the work. Fields are listed once, here; `docs/wire.md` specifies them for other languages and
+`wire.messages` checks them. Unknown trailing fields are ignored, so that fields can be appended.
+
+bytes: bucket, key, value, record, token, node_id (16), operation (16), digest (16). A ring id is two fields: number, hash.
+Integers `r w pr pw` of 0 mean: the bucket's own setting. `time_ms` is the time *remaining*, never a clock reading.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+Message = tuple[Any, ...]
+NodeId = bytes
+Source = int | NodeId  # a client's connection number, or the id of a peer
+
+# --- the first exchange -------------------------------------------------------------------------------------------------------------
+HELLO = 1  # magic, protocol_min, protocol_max, format_min, format_max, cluster_id, partitions, tree_shape, role, node_id, incarnation,
+#            boot_nonce, capabilities, auth, address
+HELLO_REPLY = 2  # the same fields, then: known_actor, known_lease_end (the highest lease the answering node knows of the asking one; 0, 0)
+JOIN = 3  # node_id, name, address                                   role `join` only
+JOIN_REPLY = 4  # cluster document (packed map), members (tuple of member tuples)
+
+# --- from clients -------------------------------------------------------------------------------------------------------------------
+GET = 10  # bucket, key, r, pr, time_ms
+PUT = 11  # bucket, key, value | None (tombstone), context token | None, mode, w, pw, time_ms, operation
+GET_MANY = 12  # bucket, keys (tuple), r, pr, time_ms
+CLUSTER_STATUS = 13  # -
+PREFERENCE_LIST = 14  # bucket, key
+
+# --- to clients ---------------------------------------------------------------------------------------------------------------------
+GET_REPLY = 20  # ring_number, ring_hash, owners_answered, token, siblings: tuple of (value, actor, counter, time), live ones, sorted by dot,
+#                 tombstones: tuple of (actor, counter, time), which the token covers too
+PUT_REPLY = 21  # ring_number, ring_hash, token, actor, counter, unseen_siblings, confirmed (nodes), durability
+GET_MANY_REPLY = 22  # replies: a tuple of GET_REPLY or ERROR messages in the order of the keys
+CLUSTER_STATUS_REPLY = 23  # document (packed map)
+PREFERENCE_LIST_REPLY = 24  # document (packed map)
+ERROR = 29  # code, text, maybe_applied, required, received
+
+# --- between nodes ------------------------------------------------------------------------------------------------------------------
+FORWARD = 40  # a PUT message; whoever gets it coordinates it and never forwards it again
+FORWARD_REPLY = 41  # a PUT_REPLY or ERROR message
+REPLICATE = 42  # bucket, key, record, purpose, target (node_id | b""), time_ms, ring_number, ring_hash, bucket_version, durability, operation
+REPLICATE_REPLY = 43  # code (0 = stored), standing, durability given, digest stored, ring_number, ring_hash
+READ = 44  # bucket, key, digest, time_ms, ring_number, ring_hash, bucket_version
+READ_REPLY = 45  # code (0 = read), standing, digest, record | None (None: equals the digest asked with), ring_number, ring_hash
+GOSSIP = 50  # digest of the whole membership, entries: tuple of (node_id, incarnation, revision, admin_version); () begins an exchange
+GOSSIP_REPLY = 51  # digest, members (tuple of member tuples the asker lacks), wanted (node_ids to push); both () if the digests are equal
+GOSSIP_PUSH = 52  # members (tuple of member tuples)
+
+# PUT modes
+MODE_PUT, MODE_SET = 0, 1
+# REPLICATE purposes
+PURPOSE_WRITE, PURPOSE_READ_REPAIR, PURPOSE_HANDOFF, PURPOSE_ANTI_ENTROPY = 0, 1, 2, 3
+# standings: what the answering node is to the key
+OWNER, FALLBACK, RECOVERING = 0, 1, 2
+# durabilities, weakest first
+DURABILITY_MEMORY, DURABILITY_BUFFERED, DURABILITY_RELAXED, DURABILITY_SYNCED = 0, 1, 2, 3
+DURABILITIES = {"memory": 0, "buffered": 1, "relaxed": 2, "synced": 3}
+# roles of a connection
+ROLE_CLIENT, ROLE_PEER, ROLE_JOIN = 0, 1, 2
+
+
+def error_message(request_id: int, code: int, text: str, maybe_applied: bool, required: int = 0, received: int = 0) -> Message:
+    """An ERROR message."""
+    return (ERROR, request_id, code, text, maybe_applied, required, received)

@@ -1,0 +1,172 @@
+"""What is compiled, which core runs, and what the distributions contain. Builds happen in a copy of the tree."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+import dynamo
+import dynamo._core
+from dynamo import errors
+
+ROOT = Path(__file__).parents[2]
+KERNELS = ROOT / "dynamo" / "_core"
+
+checkout = pytest.mark.skipif(not (ROOT / "setup.py").exists(), reason="not run from a checkout")
+can_build = pytest.mark.skipif(
+    find_spec("setuptools") is None or find_spec("Cython") is None, reason="setuptools and Cython are not installed"
+)
+
+
+def names_in_setup() -> tuple[str, ...]:
+    for node in ast.parse((ROOT / "setup.py").read_text()).body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "COMPILED":
+            return tuple(ast.literal_eval(node.value))
+    raise AssertionError("setup.py has no list COMPILED")
+
+
+@checkout
+def test_one_list_of_compiled_kernels() -> None:
+    on_disk = sorted(path.name.removeprefix("_").removesuffix("_c.pyx") for path in KERNELS.glob("*.pyx"))
+    assert sorted(names_in_setup()) == on_disk
+    assert names_in_setup() == dynamo._core.COMPILED
+
+
+@checkout
+def test_every_compiled_kernel_has_a_pure_twin() -> None:
+    for path in (ROOT / "dynamo").rglob("*.pyx"):
+        assert path.with_name(path.name.replace("_c.pyx", "_py.py")).exists(), path
+
+
+def run(code: str, **environment: str) -> str:
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": path, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.strip()
+
+
+def test_the_core_that_runs() -> None:
+    show = "from dynamo._core import CORE, record; print(CORE, record.__name__)"
+    assert run(show, DYNAMO_PURE="1") == "pure dynamo._core._record_py"
+    chosen = run(show, DYNAMO_PURE="")
+    if "compiled" in os.environ.get("DYNAMO_REQUIRE", ""):
+        assert chosen == "compiled dynamo._core._record_c"
+    assert chosen in ("compiled dynamo._core._record_c", "pure dynamo._core._record_py")
+
+
+def test_a_compiled_kernel_that_does_not_load_is_an_error(tmp_path: Path) -> None:
+    copy_package(tmp_path)
+    (tmp_path / "dynamo" / "_core" / "_record_c.py").write_text("import a_library_that_is_missing\n")
+    show = "import dynamo._core"
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        run(f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {show}", DYNAMO_PURE="")
+    assert "a_library_that_is_missing" in caught.value.stderr
+
+
+def test_importing_dynamo_imports_nothing_heavy() -> None:
+    loaded = run("import sys, dynamo; print(*(name for name in sys.modules if name.startswith('dynamo')))")
+    assert loaded == "dynamo"
+
+
+def test_every_error_is_a_public_name() -> None:
+    made = {name for name, value in vars(errors).items() if inspect.isclass(value) and issubclass(value, errors.DynamoError)}
+    public = {name for name, module in dynamo._MODULES.items() if module == "dynamo.errors"}
+    assert made == public
+    for name in public:
+        assert getattr(dynamo, name) is getattr(errors, name)
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = dynamo.no_such_name
+
+
+# --- distributions ----------------------------------------------------------------------------------------------------
+
+
+def copy_package(target: Path) -> None:
+    source = Path(inspect.getfile(dynamo)).parent
+    shutil.copytree(source, target / "dynamo", ignore=shutil.ignore_patterns("*.so", "*.c", "__pycache__"))
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A copy of what the distributions are built from."""
+    copy_package(tmp_path)
+    for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE", "README.md"):
+        if (ROOT / name).exists():
+            shutil.copy(ROOT / name, tmp_path / name)
+    return tmp_path
+
+
+def build(tree: Path, extensions: str, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "DYNAMO_EXTENSIONS": extensions, **environment}
+    command = (sys.executable, "setup.py", "-q", *command, "--dist-dir", "out")
+    return subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True)
+
+
+def wheel_names(tree: Path) -> list[str]:
+    (wheel,) = (tree / "out").glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        return archive.namelist()
+
+
+BROKEN_COMPILER = {"CC": "false", "CXX": "false", "LDSHARED": "false"}
+
+
+@checkout
+@can_build
+def test_a_wheel_without_extensions(tree: Path) -> None:
+    done = build(tree, "off", "bdist_wheel")
+    assert done.returncode == 0, done.stderr
+    names = wheel_names(tree)
+    packages = {path.parent.relative_to(tree).as_posix() for path in (tree / "dynamo").rglob("__init__.py")}
+    assert {f"{package}/__init__.py" for package in packages} <= set(names)
+    assert "dynamo/py.typed" in names
+    assert not [name for name in names if name.endswith((".so", ".pyd", ".c", ".pyx", ".pxd"))]
+    (wheel,) = (tree / "out").glob("*.whl")
+    assert wheel.name == f"dynamo_kv-{dynamo.__version__}-py3-none-any.whl"
+
+
+@checkout
+@can_build
+def test_without_a_compiler_auto_installs_the_pure_core_and_require_fails(tree: Path) -> None:
+    done = build(tree, "auto", "bdist_wheel", **BROKEN_COMPILER)
+    assert done.returncode == 0, done.stderr
+    names = wheel_names(tree)
+    assert "dynamo/_core/_record_py.py" in names
+    assert not [name for name in names if name.endswith((".so", ".pyd", ".c"))]
+    done = build(tree, "require", "bdist_wheel", **BROKEN_COMPILER)
+    assert done.returncode != 0 and "false" in done.stderr
+
+
+@checkout
+@can_build
+def test_the_source_distribution_has_the_sources_and_no_generated_c(tree: Path) -> None:
+    done = build(tree, "auto", "sdist")
+    assert done.returncode == 0, done.stderr
+    (archive,) = (tree / "out").glob("*.tar.gz")
+    with tarfile.open(archive) as content:
+        names = {name.partition("/")[2] for name in content.getnames()}
+    wanted = {path.relative_to(tree).as_posix() for suffix in ("py", "pyx", "pxd") for path in (tree / "dynamo").rglob(f"*.{suffix}")}
+    assert wanted | {"setup.py", "pyproject.toml", "LICENSE", "dynamo/py.typed"} <= names
+    assert not [name for name in names if name.endswith((".c", ".so", ".pyd"))]
+
+
+@checkout
+@can_build
+def test_an_unknown_choice_is_refused(tree: Path) -> None:
+    done = build(tree, "maybe", "bdist_wheel")
+    assert done.returncode != 0 and "choose auto, require or off" in done.stderr
