@@ -1,0 +1,98 @@
+"""Who mints dots here, and which counters it may still use.
+
+An actor is one incarnation of one store (DESIGN section 2). Its counters must never be issued twice, so they are leased on disk in blocks:
+a counter leaves the process only under a lease committed in an *earlier* group, and a restart goes on behind the lease. Wherever the store
+may have forgotten what it minted (a copied or restored directory, an unclean stop, a failed commit, a context that knows more than we do)
+the actor is not repaired but replaced: a fresh random u64 has no history to contradict.
+
+Riak re-used an actor after such amnesia and lost data for years (riak_kv#679); this module is where that door is kept shut.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from random import Random
+
+LEASE_BLOCK = 1 << 20
+_FORM = struct.Struct(">BQQ")
+_FORMAT = 1
+
+
+class ActorLease:
+    """The current actor, the last counter it issued, and the end of its durable lease.
+
+    `usable` is False while a new actor or lease waits for the commit that makes it durable; nothing can be minted then.
+    """
+
+    __slots__ = ("actor", "issued", "lease_end", "staged")
+
+    def __init__(self, actor: int, issued: int, lease_end: int) -> None:
+        assert actor != 0 and 0 <= issued <= lease_end
+        self.actor = actor
+        self.issued = issued
+        self.lease_end = lease_end
+        self.staged: tuple[int, int] | None = None  # (actor, lease end) on its way to the disk
+
+    @classmethod
+    def load(cls, meta: bytes | None, clean: bool, random: Random) -> ActorLease:
+        """The actor to start with, to be made durable (`encode`) before anything is minted.
+
+        After a clean stop of this very directory the old actor goes on behind its old lease; in any other case a new one begins.
+        """
+        if meta is not None and clean and len(meta) == _FORM.size:
+            form, actor, end = _FORM.unpack(meta)
+            if form == _FORMAT and actor != 0 and end < (1 << 63):
+                return cls(actor, end, end + LEASE_BLOCK)
+        return cls(_fresh(random), 0, LEASE_BLOCK)
+
+    def encode(self) -> bytes:
+        """What the meta table keeps: the newest lease, durable or on its way."""
+        actor, end = self.staged or (self.actor, self.lease_end)
+        return _FORM.pack(_FORMAT, actor, end)
+
+    @property
+    def usable(self) -> bool:
+        """Whether a counter may be minted now."""
+        return self.issued < self.lease_end and (self.staged is None or self.staged[0] == self.actor)
+
+    def next_counter(self) -> int:
+        """The counter the next dot will have. It counts as issued only with `issue`."""
+        assert self.usable
+        return self.issued + 1
+
+    def issue(self, counter: int) -> None:
+        """Mark the counter as issued, for ever."""
+        # Invariant: counters of one actor strictly increase and never pass the durable lease.
+        assert counter == self.issued + 1 <= self.lease_end
+        self.issued = counter
+
+    @property
+    def wants_extension(self) -> bool:
+        """Whether half of the lease is used up and no longer one is on its way."""
+        return self.staged is None and self.lease_end - self.issued < LEASE_BLOCK // 2
+
+    def extend(self) -> None:
+        """Stage a longer lease for the current actor; minting goes on under the durable one."""
+        self.staged = (self.actor, self.lease_end + LEASE_BLOCK)
+
+    def renew(self, random: Random) -> None:
+        """Stage a new actor; nothing is minted until it is durable."""
+        if self.staged is None or self.staged[0] == self.actor:
+            self.staged = (_fresh(random), LEASE_BLOCK)
+
+    def durable(self, encoded: bytes) -> None:
+        """A commit made this encoded lease durable."""
+        _, actor, end = _FORM.unpack(encoded)
+        if self.staged != (actor, end):
+            return  # a newer one was staged meanwhile and will follow
+        self.staged = None
+        if actor != self.actor:
+            self.actor, self.issued = actor, 0
+        self.lease_end = end
+
+
+def _fresh(random: Random) -> int:
+    return random.getrandbits(64) or 1

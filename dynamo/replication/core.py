@@ -1,0 +1,213 @@
+"""What the coordinators of one node share: its identity and views, its rows, its pending requests and its outbox.
+
+No policy lives here. `Replica` owns one `Core` and hands it to the parts (`local`, `put`, `get`, `forward`, `handoff`), which read and change it
+and talk to the world only by `send`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from dynamo._core import record as records
+from dynamo._core import ring as ring_kernel
+from dynamo.errors import DynamoError
+from dynamo.membership.members import Membership
+from dynamo.membership.ring import Ring
+from dynamo.model import messages as m
+from dynamo.model.cluster import BucketDefinition, Cluster
+from dynamo.model.key import row_key
+from dynamo.model.messages import Message, Source
+from dynamo.model.row import Row
+from dynamo.replication.actor import ActorLease
+from dynamo.replication.deadlines import Deadlines
+from dynamo.replication.liveness import Liveness
+from dynamo.replication.rows import Rows
+
+if TYPE_CHECKING:
+    from random import Random
+
+Scan = Callable[[bytes, bytes | None, int], list[tuple[bytes, bytes]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Times and bounds of one node's policy. They decide routing and load, never correctness (P9)."""
+
+    fallback_after_s: float = 0.2  # a put short of W goes on to the next node; longer spares fallbacks, shorter spares latency
+    hedge_after_s: float = 0.05  # a get short of R asks one more replica; a few times the usual latency
+    suspect_after_s: float = 1.0  # a peer silent this long under a request is passed over until it speaks
+    probe_interval_s: float = 0.5  # how often a peer that is passed over is asked whether it is back
+    request_time_s_max: float = 60.0  # the longest a request may stay pending, whatever its client asked
+    pending_max: int = 20_000  # requests in flight; beyond it new ones are refused as busy
+    record_bytes_max: int = 4 << 20  # a client's put that grows a record past this is refused
+    keys_per_request_max: int = 10_000
+    handoff_window: int = 64  # rows handed over at a time
+    handoff_retry_s: float = 2.0
+
+
+@dataclass(slots=True)
+class ReplyTo:
+    """Where the answer to a request goes: a client, a node that forwarded, one slot of a batch, or nobody (a repair of our own)."""
+
+    source: Source | None
+    request_id: int
+    forwarded: bool = False
+    batch: Batch | None = None
+    maybe_applied: bool = False  # an earlier attempt at the same request may have taken effect: the OR of P10
+
+
+class Batch(Protocol):
+    """Collects the answers of a request for many keys; the request id is the slot."""
+
+    def add(self, slot: int, reply: Message) -> Message | None:
+        """Take one answer; the whole reply once all are there."""
+
+
+class Fold(Protocol):
+    """A pending request: replies are added to it until it is answered and done."""
+
+    def on_reply(self, core: Core, source: bytes, message: Message) -> bool: ...
+    def on_wake(self, core: Core, record: bytes | None) -> bool: ...
+    def on_failure(self, core: Core, node: bytes, code: int) -> bool: ...
+    def on_timer(self, core: Core) -> bool: ...
+
+    # Each returns whether the fold is finished and leaves the table of pending requests.
+
+
+class Core:
+    """The shared state of one node's policy. `now` is the driver's monotonic time of the current step, in seconds."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        node_id: bytes,
+        cluster: Cluster,
+        membership: Membership,
+        actor: ActorLease,
+        rows: Rows,
+        scan: Scan,
+        random: Random,
+        wall_us: Callable[[], int],
+        durability: int,
+    ) -> None:
+        self.settings = settings
+        self.node_id = node_id
+        self.cluster = cluster
+        self.membership = membership
+        self.actor = actor
+        self.rows = rows
+        self.scan = scan
+        self.random = random
+        self.durability = durability
+        self.now = 0.0
+        self.liveness = Liveness()
+        self.deadlines = Deadlines()
+        self.pending: dict[int, Fold] = {}
+        self.outbox: list[tuple[Source, Message]] = []
+        self.waiting_for_actor: list[tuple[ReplyTo, Message]] = []
+        self.unowned_rows_staged = False
+        self.repair_wanted: list[tuple[bytes, bytes]] = []  # keys whose own row is damaged, to be read from peers
+        self.counters: dict[str, int] = {}
+        self._wall_us = wall_us
+        self._time = 0
+        self._next_request = random.getrandbits(40)
+        self.ring: Ring
+        self.rebuild_ring()
+
+    def rebuild_ring(self) -> None:
+        """Derive the ring from the membership anew, after it changed."""
+        self.ring = Ring.of(self.membership, self.cluster)
+        self.ring_number, self.ring_hash = self.membership.ring_id
+        self.definitions = (self.cluster.bucket(b"default"), *self.cluster.buckets.values())
+
+    # --- naming -------------------------------------------------------------------------------------------------------------------
+
+    def locate(self, bucket: bytes, key: bytes) -> tuple[int, bytes]:
+        """(partition, row key) of a key."""
+        position = ring_kernel.position(bucket, key, self.cluster.seed)
+        partition = ring_kernel.partition_of(position, self.cluster.partitions)
+        return partition, row_key(partition, bucket, key)
+
+    def owners(self, partition: int, definition: BucketDefinition) -> tuple[bytes, ...]:
+        """The current owners of the partition under the bucket's N."""
+        return self.ring.owners(partition, definition.n or None)
+
+    def request_id(self) -> int:
+        """A fresh id for a request of this node's own."""
+        self._next_request += 1
+        return self._next_request
+
+    def hlc(self, at_least: int = 0) -> int:
+        """The next hybrid logical time: unix microseconds << 12, never going back, above `at_least`. It orders last-write-wins and labels
+        versions; no promise rests on it."""
+        self._time = max(self._time + 1, at_least + 1, self._wall_us() << 12)
+        return self._time
+
+    # --- talking ------------------------------------------------------------------------------------------------------------------
+
+    def send(self, destination: Source, message: Message) -> None:
+        """Send now."""
+        self.outbox.append((destination, message))
+
+    def answer(self, reply_to: ReplyTo, reply: Message) -> None:
+        """Give the reply (its request id is filled in) to whoever asked."""
+        if reply_to.batch is not None:
+            whole = reply_to.batch.add(reply_to.request_id, reply)
+            if whole is not None and reply_to.source is not None:
+                self.outbox.append((reply_to.source, whole))
+        elif reply_to.source is not None:
+            reply = (reply[0], reply_to.request_id, *reply[2:])
+            if reply_to.forwarded:
+                reply = (m.FORWARD_REPLY, reply_to.request_id, reply)
+            self.outbox.append((reply_to.source, reply))
+
+    def refuse(self, reply_to: ReplyTo, error: DynamoError) -> None:
+        """Answer with an error. Its `maybe_applied` must already tell the truth about this attempt."""
+        maybe_applied = error.maybe_applied or reply_to.maybe_applied
+        required, received = getattr(error, "required", 0), getattr(error, "received", 0)
+        self.answer(reply_to, m.error_message(0, error.code, str(error), maybe_applied, required, received))
+
+    def count(self, name: str, by: int = 1) -> None:
+        """Count an event that operators should hear of."""
+        self.counters[name] = self.counters.get(name, 0) + by
+
+    # --- pending requests ---------------------------------------------------------------------------------------------------------
+
+    def finish_if(self, request_id: int, finished: bool) -> None:
+        """Forget a pending request that said it is finished."""
+        if finished:
+            self.pending.pop(request_id, None)
+
+    def note_silence(self, started: float, silent: list[bytes]) -> None:
+        """Requests begun at `started` are still unanswered by these peers: suspect those that said nothing at all meanwhile."""
+        if self.now - started < self.settings.suspect_after_s:
+            return
+        for node in silent:
+            if node != self.node_id and self.liveness.silent_since(node, started) and self.liveness.up(node):
+                self.liveness.suspect(node)
+                self.count("peers_suspected")
+
+    # --- the actor ----------------------------------------------------------------------------------------------------------------
+
+    def contradicts_actor(self, context: bytes, row: Row | None) -> bool:
+        """Whether a genuine context knows dots of our current actor that we do not: then our memory has a hole and the actor must go."""
+        highest = records.context_highest(context, self.actor.actor)
+        if highest == 0:
+            return False
+        if highest > self.actor.issued:
+            return True
+        if row is None or row.since == 0 or row.since_actor != self.actor.actor:
+            return False
+        return records.context_gap(records.context(row.record), context, self.actor.actor, row.since)
+
+    def renew_actor(self) -> None:
+        """Begin a new actor; puts wait until it is durable."""
+        self.actor.renew(self.random)
+        self.count("actors_renewed")
+        self.stage_actor()
+
+    def stage_actor(self) -> None:
+        """Put the actor's newest lease into the next group."""
+        self.rows.stage_meta(b"actor", self.actor.encode())

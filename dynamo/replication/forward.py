@@ -1,0 +1,90 @@
+"""Passing a put on to a node that is a replica of its key.
+
+Only a replica coordinates a put, so that dots are minted where the row is. A node that is none asks one owner after the other; when none of them
+answers it coordinates the write itself, as a fallback under its own actor (always writeable). The operation id stays the same throughout, so
+an owner that got the request twice makes one version of it, and a reader is shown one.
+"""
+
+from __future__ import annotations
+
+from dynamo.errors import Timeout
+from dynamo.model import messages as m
+from dynamo.model.messages import Message
+from dynamo.replication.core import Core, ReplyTo
+from dynamo.replication.put import coordinate_put
+
+_TRY_ELSEWHERE = {1, 8, 9, 10}  # Unavailable, CorruptRecord, StorageFull, StorageFailed: another owner may do better
+
+
+class PendingForward:
+    """A put given to an owner, waiting for that owner's answer."""
+
+    __slots__ = ("asked", "deadline", "message", "plan", "reply_to", "request_id", "started")
+
+    def __init__(self, core: Core, reply_to: ReplyTo, message: Message, plan: list[bytes]) -> None:
+        self.reply_to = reply_to
+        self.message = message
+        self.plan = plan
+        self.request_id = core.request_id()
+        self.started = core.now
+        self.deadline = core.now + min(message[9] / 1000.0, core.settings.request_time_s_max)
+        self.asked = b""
+
+    def begin(self, core: Core) -> None:
+        """Ask the first owner."""
+        core.pending[self.request_id] = self
+        core.finish_if(self.request_id, self._go_on(core))
+
+    def _go_on(self, core: Core) -> bool:
+        while self.plan:
+            node = self.plan.pop(0)
+            if core.liveness.up(node):
+                self.asked = node
+                self.started = core.now
+                remaining_ms = max(1, int((self.deadline - core.now) * 1000))
+                core.send(node, (m.FORWARD, self.request_id, (*self.message[:9], remaining_ms, *self.message[10:])))
+                core.deadlines.add(core.now, core.settings.suspect_after_s, self.request_id)
+                return False
+        coordinate_put(core, self.reply_to, self.message)
+        return True
+
+    def on_reply(self, core: Core, source: bytes, message: Message) -> bool:
+        if message[0] != m.FORWARD_REPLY:
+            return False
+        reply = message[2]
+        if reply[0] == m.ERROR and reply[2] in _TRY_ELSEWHERE and not reply[4] and source == self.asked:
+            return self._go_on(core)  # refused before anything happened there
+        if reply[0] == m.ERROR and self.reply_to.maybe_applied:
+            reply = (*reply[:4], True, *reply[5:])
+        core.answer(self.reply_to, reply)
+        return True
+
+    def on_wake(self, core: Core, record: bytes | None) -> bool:
+        return False
+
+    def on_failure(self, core: Core, node: bytes, code: int) -> bool:
+        if node != self.asked:
+            return False
+        self.reply_to.maybe_applied = True
+        return self._go_on(core)
+
+    def on_timer(self, core: Core) -> bool:
+        core.note_silence(self.started, [self.asked])
+        self.reply_to.maybe_applied = True
+        if core.now >= self.deadline:
+            core.refuse(self.reply_to, Timeout("no owner of the key answered in time"))
+            return True
+        return self._go_on(core)
+
+
+def take_put(core: Core, reply_to: ReplyTo, message: Message) -> None:
+    """A client's PUT: coordinate it here if this node is a replica of the key, else pass it on."""
+    bucket, key = message[2], message[3]
+    partition, _ = core.locate(bucket, key)
+    owners = core.owners(partition, core.cluster.bucket(bucket))
+    if core.node_id in owners or len(core.pending) >= core.settings.pending_max:
+        coordinate_put(core, reply_to, message)
+        return
+    reachable = [node for node in owners if core.liveness.up(node)]
+    turn = core.random.randrange(len(reachable)) if reachable else 0
+    PendingForward(core, reply_to, message, reachable[turn:] + reachable[:turn]).begin(core)

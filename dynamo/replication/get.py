@@ -1,0 +1,282 @@
+"""Coordinating a get (paper 4.5 and section 5; DESIGN section 4).
+
+Ask R replicas, this node's own row first; a late answer makes the coordinator ask one more (hedge, Dean & Barroso 2013). A replica whose row has
+the digest the coordinator sent answers with that alone. R answers are merged and given to the client; once the others are in, or late,
+`final_action` says which replicas were found behind, and they are sent the merged record (read repair).
+"""
+
+from __future__ import annotations
+
+from dynamo._core import record as records
+from dynamo.errors import CorruptRecord, DynamoError, Timeout, Unavailable
+from dynamo.model import messages as m
+from dynamo.model.cluster import BucketDefinition
+from dynamo.model.key import check_bucket, check_key, full_key
+from dynamo.model.messages import Message
+from dynamo.replication import tokens
+from dynamo.replication.core import Core, ReplyTo
+from dynamo.replication.local import merge_in, standing
+from dynamo.replication.quorum import FAILED, MET, PENDING, needed
+
+
+class GetFold:
+    """One read: add replies, ask for the state, take the merged record, later take the repairs. No I/O, no clock."""
+
+    __slots__ = ("failures", "outstanding", "owners_answered", "owners_required", "replies", "required")
+
+    def __init__(self, required: int, owners_required: int) -> None:
+        self.required = required
+        self.owners_required = owners_required
+        self.outstanding: set[bytes] = set()
+        self.replies: dict[bytes, tuple[int, bytes]] = {}  # node -> (standing, record)
+        self.owners_answered = 0
+        self.failures: dict[bytes, int] = {}
+
+    def add(self, node: bytes, standing_: int, record: bytes) -> int:
+        """The node answered with this record (b"" = absent)."""
+        self.outstanding.discard(node)
+        if node not in self.replies:
+            self.owners_answered += standing_ == m.OWNER
+        self.replies[node] = (standing_, record)
+        return self.state
+
+    def fail(self, node: bytes, code: int) -> int:
+        """The node will not answer."""
+        self.outstanding.discard(node)
+        self.failures[node] = code
+        return self.state
+
+    @property
+    def state(self) -> int:
+        """MET, or FAILED once nobody is left to answer, else PENDING."""
+        if len(self.replies) >= self.required and self.owners_answered >= self.owners_required:
+            return MET
+        return PENDING if self.outstanding else FAILED
+
+    def merged(self) -> bytes:
+        """The join of all replies so far."""
+        record = b""
+        for _, other in self.replies.values():
+            record = records.merge(record, other)
+        return record
+
+    def final_action(self) -> tuple[bytes, list[bytes]]:
+        """(merged record, owners found behind it), as data for the coordinator to hand out."""
+        record = self.merged()
+        return record, [node for node, (role, other) in self.replies.items() if role == m.OWNER and other != record]
+
+
+class PendingGet:
+    """A get in the table of pending requests: the fold, whom to ask next, and the answer."""
+
+    __slots__ = ("answered", "bucket", "deadline", "definition", "fold", "key", "pin", "pin_digest", "plan", "reply_to", "request_id", "started",
+                 "time_ms")  # fmt: skip
+
+    def __init__(
+        self, core: Core, reply_to: ReplyTo, bucket: bytes, key: bytes, definition: BucketDefinition, fold: GetFold, plan: list[bytes], time_ms: int
+    ) -> None:
+        self.reply_to = reply_to
+        self.bucket = bucket
+        self.key = key
+        self.definition = definition
+        self.fold = fold
+        self.plan = plan
+        self.time_ms = time_ms
+        self.request_id = core.request_id()
+        self.started = core.now
+        self.deadline = core.now + min(time_ms / 1000.0, core.settings.request_time_s_max)
+        self.pin = b""  # the record whose digest goes out with the reads; a reply by digest alone stands for it
+        self.pin_digest = b"\0" * 16
+        self.answered = False
+
+    def begin(self, core: Core) -> bool:
+        """Ask as many as R needs, this node first if it is in line. Returns whether it is finished at once."""
+        core.pending[self.request_id] = self
+        core.deadlines.add(core.now, core.settings.hedge_after_s, self.request_id)
+        for _ in range(self.fold.required):
+            if not self._ask_next(core):
+                break
+        return self._settle(core)
+
+    def _ask_next(self, core: Core) -> bool:
+        """Ask the next node in line; False if there is none left."""
+        while self.plan:
+            node = self.plan.pop(0)
+            if node == core.node_id:
+                if self._read_here(core):
+                    return True
+            elif core.liveness.up(node):
+                self.fold.outstanding.add(node)
+                core.send(node, (m.READ, self.request_id, self.bucket, self.key, self.pin_digest, self.time_ms, core.ring_number,
+                                 core.ring_hash, self.definition.version))  # fmt: skip
+                return True
+        return False
+
+    def _read_here(self, core: Core) -> bool:
+        partition, row_key = core.locate(self.bucket, self.key)
+        row = core.rows.load(row_key)
+        if isinstance(row, DynamoError):
+            self.fold.fail(core.node_id, row.code)
+            return False
+        held = core.rows.held(row_key)
+        record = b"" if row is None else row.record
+        if held is not None:  # staged state may not be shown or vouched for: neither as an answer nor as a digest
+            self.fold.outstanding.add(core.node_id)
+            held.wakes.append((self.request_id, record))
+            return True
+        self.fold.add(core.node_id, standing(core, partition, self.definition), record)
+        if row is not None:
+            self.pin, self.pin_digest = record, row.digest
+        return True
+
+    def on_reply(self, core: Core, source: bytes, message: Message) -> bool:
+        if message[0] != m.READ_REPLY:
+            return False
+        _, _, code, role, _, record = message[:6]
+        if not code and record:
+            try:
+                records.verify(record)
+                if record[1] != self.definition.record_kind:
+                    raise CorruptRecord("a record of another kind than its bucket")
+            except CorruptRecord as error:
+                code = error.code
+        if code:
+            return self.on_failure(core, source, code)
+        self.fold.add(source, role, self.pin if record is None else record)
+        return self._settle(core)
+
+    def on_wake(self, core: Core, record: bytes | None) -> bool:
+        partition, _ = core.locate(self.bucket, self.key)
+        self.fold.add(core.node_id, standing(core, partition, self.definition), record or b"")
+        return self._settle(core)
+
+    def on_failure(self, core: Core, node: bytes, code: int) -> bool:
+        if node not in self.fold.outstanding:
+            return False
+        self.fold.fail(node, code)
+        if not self.answered:
+            self._ask_next(core)
+        return self._settle(core)
+
+    def on_timer(self, core: Core) -> bool:
+        core.note_silence(self.started, sorted(self.fold.outstanding))
+        if core.now >= self.deadline:
+            if not self.answered:
+                core.refuse(self.reply_to, Timeout("not enough replicas answered in time"))
+            self._repair(core)
+            return True
+        if not self.answered:
+            self._ask_next(core)
+        wait_s = min(max(core.settings.suspect_after_s, 0.001), max(self.deadline - core.now, 0.001))
+        core.deadlines.add(core.now, wait_s, self.request_id)
+        return False
+
+    def _settle(self, core: Core) -> bool:
+        state = self.fold.state
+        if not self.answered:
+            if state == MET:
+                self.answered = True
+                self._answer(core)
+            elif state == FAILED:
+                self.answered = True
+                core.refuse(self.reply_to, Unavailable(required=self.fold.required, received=len(self.fold.replies)))
+        if self.answered and not self.fold.outstanding:
+            self._repair(core)
+            return True
+        return False
+
+    def _answer(self, core: Core) -> None:
+        if self.reply_to.source is None:
+            return  # a repair of our own: only the final action counts
+        record = self.fold.merged()
+        context, time = b"", 0
+        siblings: list[tuple[bytes, int, int, int]] = []
+        tombstones: list[tuple[int, int, int]] = []
+        if record:
+            context = records.context(record)
+            shown: set[bytes] = set()
+            for actor, counter, time_, operation, _, _, tombstone, value in records.versions(record):
+                time = max(time, time_)
+                if tombstone:
+                    tombstones.append((actor, counter, time_))
+                elif operation not in shown:  # two coordinators may have made two versions of one operation
+                    shown.add(operation)
+                    siblings.append((value, actor, counter, time_))
+        kind = self.definition.record_kind
+        token = tokens.seal(core.cluster.secret, full_key(self.bucket, self.key), kind, time if kind == records.LAST_WRITE_WINS else 0, context)
+        reply = (m.GET_REPLY, 0, core.ring_number, core.ring_hash, self.fold.owners_answered, token, tuple(siblings), tuple(tombstones))
+        core.answer(self.reply_to, reply)
+
+    def _repair(self, core: Core) -> None:
+        """Send the merged record to the owners found behind; this node's own row included, a damaged one above all."""
+        record, behind = self.fold.final_action()
+        if not record:
+            return
+        damaged = self.fold.failures.get(core.node_id) == CorruptRecord.code
+        partition, row_key = core.locate(self.bucket, self.key)
+        for node in behind:
+            core.count("read_repairs")
+            if node == core.node_id:
+                self._repair_here(core, row_key, partition, record)
+            else:
+                core.send(node, (m.REPLICATE, core.request_id(), self.bucket, self.key, record, m.PURPOSE_READ_REPAIR, b"", self.time_ms,
+                                 core.ring_number, core.ring_hash, self.definition.version, core.durability, bytes(16)))  # fmt: skip
+        if damaged and isinstance(core.rows.load(row_key), CorruptRecord):
+            core.count("rows_restored")
+            status = 0 if standing(core, partition, self.definition) == m.OWNER else 1
+            core.rows.stage(row_key, self.bucket, self.key, record, status, 0, 0)
+
+    def _repair_here(self, core: Core, row_key: bytes, partition: int, record: bytes) -> None:
+        try:
+            merge_in(core, row_key, self.bucket, self.key, standing(core, partition, self.definition), record)
+        except DynamoError as error:
+            core.count(f"read_repair_failed_{type(error).__name__}")
+
+
+def coordinate_get(core: Core, reply_to: ReplyTo, bucket: bytes, key: bytes, r: int, pr: int, time_ms: int) -> None:
+    """Take a read that this node coordinates; any node can."""
+    try:
+        check_bucket(bucket)
+        check_key(key)
+        if len(core.pending) >= core.settings.pending_max:
+            raise Unavailable("busy: too many requests in flight on this node; try another or again")
+        definition = core.cluster.bucket(bucket)
+        partition, _ = core.locate(bucket, key)
+        owners = core.owners(partition, definition)
+        required = needed(r, definition.r, core.cluster.r, definition.n or core.cluster.n, core.ring.size)
+        owners_required = pr or definition.pr or core.cluster.pr
+        reachable = [node for node in core.ring.preference(partition) if node == core.node_id or core.liveness.up(node)]
+        if len(reachable) < required:
+            raise Unavailable(required=required, received=len(reachable))
+        if sum(node in owners for node in reachable) < owners_required:
+            raise Unavailable(f"pr={owners_required} owners needed", required=owners_required, received=sum(n in owners for n in reachable))
+    except DynamoError as error:
+        core.refuse(reply_to, error)
+        return
+    fold = GetFold(max(required, owners_required), owners_required)
+    pending = PendingGet(core, reply_to, bucket, key, definition, fold, _order(core, owners, reachable), time_ms)
+    core.finish_if(pending.request_id, pending.begin(core))
+
+
+def _order(core: Core, owners: tuple[bytes, ...], reachable: list[bytes]) -> list[bytes]:
+    """Whom to ask, in order: this node if it is an owner, the other owners from a random one on, then the fallbacks."""
+    first = [node for node in reachable if node in owners and node != core.node_id]
+    own = [core.node_id] if core.node_id in owners else []
+    if len(first) > 1:
+        turn = core.random.randrange(len(first))
+        first = first[turn:] + first[:turn]
+    return own + first + [node for node in reachable if node not in owners]
+
+
+def repair_from_peers(core: Core, bucket: bytes, key: bytes) -> None:
+    """Read a key whose row here is damaged from the other owners, and put what they hold in its place."""
+    definition = core.cluster.bucket(bucket)
+    partition, _ = core.locate(bucket, key)
+    others = [node for node in core.owners(partition, definition) if node != core.node_id and core.liveness.up(node)]
+    if not others:
+        return
+    fold = GetFold(len(others), 0)
+    fold.fail(core.node_id, CorruptRecord.code)
+    time_ms = int(core.settings.suspect_after_s * 1000)
+    pending = PendingGet(core, ReplyTo(None, 0), bucket, key, definition, fold, others, time_ms)
+    core.finish_if(pending.request_id, pending.begin(core))

@@ -1,0 +1,50 @@
+"""Local opinion about peers: who is worth asking right now.
+
+A peer is down while the driver has no connection to it and cannot make one, or after it let a request go unanswered for `suspect_after_s`
+without sending anything else meanwhile. It is up again with the first message it sends; suspected peers are probed until they do. The
+opinion routes requests, it never removes a member and no promise depends on it (P9).
+"""
+
+from __future__ import annotations
+
+
+class Liveness:
+    """What this node has heard of each peer, in its own monotonic time."""
+
+    __slots__ = ("_disconnected", "_heard", "suspected")
+
+    def __init__(self) -> None:
+        self._heard: dict[bytes, float] = {}
+        self._disconnected: set[bytes] = set()
+        self.suspected: set[bytes] = set()
+
+    def heard(self, node: bytes, now: float) -> None:
+        """A message of the peer arrived."""
+        self._heard[node] = now
+        if self.suspected:
+            self.suspected.discard(node)
+
+    def silent_since(self, node: bytes, since: float) -> bool:
+        """Whether nothing has been heard of the peer since that time."""
+        return self._heard.get(node, -1.0) < since
+
+    def suspect(self, node: bytes) -> None:
+        """The peer left a request unanswered."""
+        self.suspected.add(node)
+
+    def connected(self, node: bytes) -> None:
+        """The driver has a connection to the peer."""
+        self._disconnected.discard(node)
+        self.suspected.discard(node)
+
+    def disconnected(self, node: bytes) -> None:
+        """The driver has no connection to the peer and could not make one."""
+        self._disconnected.add(node)
+
+    def up(self, node: bytes) -> bool:
+        """Whether the peer is worth asking."""
+        return node not in self._disconnected and node not in self.suspected
+
+    def suspected_sorted(self) -> list[bytes]:
+        """Connected peers passed over, to be probed; sorted, so that a simulation does not depend on the hash seed."""
+        return sorted(self.suspected)

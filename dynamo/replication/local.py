@@ -1,0 +1,109 @@
+"""The replica side: this node's own rows, written and read on behalf of a coordinator, here or elsewhere.
+
+What arrives is merged into the key's one row. The answer to a write waits for the commit that holds it and names the digest then stored, so
+that the sender can tell what it covers; the answer to a read waits if the row is not committed yet.
+"""
+
+from __future__ import annotations
+
+from dynamo._core import record as records
+from dynamo.errors import CorruptRecord, DynamoError
+from dynamo.model import messages as m
+from dynamo.model.cluster import BucketDefinition
+from dynamo.model.messages import Message
+from dynamo.model.row import FALLBACK as STATUS_FALLBACK
+from dynamo.model.row import OWNED as STATUS_OWNED
+from dynamo.model.row import Row
+from dynamo.replication.core import Core
+from dynamo.replication.rows import digest_of
+
+
+def standing(core: Core, partition: int, definition: BucketDefinition) -> int:
+    """What this node is to the partition: OWNER or FALLBACK."""
+    return m.OWNER if core.node_id in core.owners(partition, definition) else m.FALLBACK
+
+
+def receive_replicate(core: Core, source: bytes, message: Message) -> None:
+    """Merge a record sent by a coordinator, a repair or a handoff; acknowledge once it is committed."""
+    _, request_id, bucket, key, record, purpose = message[:6]
+    definition = core.cluster.bucket(bucket)
+    partition, row_key = core.locate(bucket, key)
+    role = standing(core, partition, definition)
+    try:
+        records.verify(record)
+        if not record or record[1] != definition.record_kind:
+            raise CorruptRecord("the record is empty or of another kind than its bucket")
+        row = merge_in(core, row_key, bucket, key, role, record)
+    except DynamoError as error:
+        core.count("replicates_refused")
+        core.send(source, _stored(core, request_id, error.code, role, b"\0" * 16))
+        return
+    if purpose == m.PURPOSE_HANDOFF:
+        core.count("handoff_received")
+    reply = _stored(core, request_id, 0, role, row.digest)
+    held = core.rows.held(row_key)
+    if held is None:
+        core.send(source, reply)
+    else:
+        held.messages.append((source, reply))
+
+
+def merge_in(core: Core, row_key: bytes, bucket: bytes, key: bytes, role: int, record: bytes) -> Row:
+    """Merge a verified record into the row of the key and stage it if that changes it. Raises the row's own storage error."""
+    row = core.rows.load(row_key)
+    if isinstance(row, CorruptRecord):
+        # The damaged row is replaced by what its peers hold; until then it is never taken for an absent one.
+        core.count("rows_corrupt")
+        core.repair_wanted.append((bucket, key))
+        raise row
+    if isinstance(row, DynamoError):
+        raise row
+    if core.contradicts_actor(records.context(record), row):
+        core.renew_actor()
+    status = STATUS_OWNED if role == m.OWNER else STATUS_FALLBACK
+    if row is None:
+        if role != m.OWNER:
+            core.unowned_rows_staged = True
+        return core.rows.stage(row_key, bucket, key, record, status, 0, 0)
+    merged = records.merge(row.record, record)
+    if merged == row.record and row.status == status:
+        return row
+    if records.duplicate_dots(merged) > records.duplicate_dots(row.record):
+        core.count("dots_bound_twice")
+        core.renew_actor()
+    return core.rows.stage(row_key, bucket, key, merged, status, row.since_actor, row.since)
+
+
+def receive_read(core: Core, source: bytes, message: Message) -> None:
+    """Answer a coordinator's read: the record, or its digest alone where the asker holds the same."""
+    _, request_id, bucket, key, digest = message[:5]
+    definition = core.cluster.bucket(bucket)
+    partition, row_key = core.locate(bucket, key)
+    role = standing(core, partition, definition)
+    row = core.rows.load(row_key)
+    if isinstance(row, DynamoError):
+        if isinstance(row, CorruptRecord):
+            core.count("rows_corrupt")
+            core.repair_wanted.append((bucket, key))
+        core.send(source, (m.READ_REPLY, request_id, row.code, role, b"\0" * 16, None, core.ring_number, core.ring_hash))
+        return
+    stored = digest_of(row)
+    record = None if stored == digest else (row.record if row is not None else b"")
+    reply = (m.READ_REPLY, request_id, 0, role, stored, record, core.ring_number, core.ring_hash)
+    held = core.rows.held(row_key)
+    if held is None:
+        core.send(source, reply)
+    else:
+        held.messages.append((source, reply))
+
+
+def as_failed(core: Core, message: Message, error: DynamoError) -> Message:
+    """What to send instead of an answer that rested on a commit that failed."""
+    if message[0] == m.REPLICATE_REPLY:
+        return _stored(core, message[1], error.code, message[3], b"\0" * 16)
+    assert message[0] == m.READ_REPLY, f"message type {message[0]} may not wait for a commit"
+    return (m.READ_REPLY, message[1], error.code, message[3], b"\0" * 16, None, core.ring_number, core.ring_hash)
+
+
+def _stored(core: Core, request_id: int, code: int, role: int, digest: bytes) -> Message:
+    return (m.REPLICATE_REPLY, request_id, code, role, core.durability, digest, core.ring_number, core.ring_hash)

@@ -1,0 +1,293 @@
+"""Coordinating a put (paper 4.5; DESIGN sections 2 and 4).
+
+The coordinator reads its row, mints a dot, stages the new record here and sends it to the other owners at once; it acknowledges when W distinct
+nodes, `pw` of them owners, hold it at the durability asked. A node that fails, or is slow past `fallback_after_s`, makes the walk go on down
+the preference list (sloppy quorum); the row such a fallback keeps finds its owners by handoff.
+
+Everything that can be refused is refused before the dot is minted: only such an error may say `maybe_applied=False` (P10).
+"""
+
+from __future__ import annotations
+
+from dynamo._core import record as records
+from dynamo.errors import DynamoError, InvalidContext, StorageFailed, Timeout, TooManySiblings, Unavailable, ValueTooLarge
+from dynamo.model import messages as m
+from dynamo.model.cluster import BucketDefinition
+from dynamo.model.key import check_bucket, check_key, full_key
+from dynamo.model.messages import Message
+from dynamo.model.row import FALLBACK as STATUS_FALLBACK
+from dynamo.model.row import OWNED as STATUS_OWNED
+from dynamo.model.row import Row
+from dynamo.replication import tokens
+from dynamo.replication.core import Core, ReplyTo
+from dynamo.replication.local import standing
+from dynamo.replication.quorum import FAILED, MET, PENDING, needed
+
+MINT_WAIT_MAX = 10_000
+
+
+class PutFold:
+    """One write on its way to W nodes: add confirmations and failures, ask for the state. No I/O, no clock."""
+
+    __slots__ = ("confirmed", "durability", "failures", "outstanding", "owners", "owners_confirmed", "owners_required", "required")
+
+    def __init__(self, required: int, owners_required: int, owners: tuple[bytes, ...], durability: int) -> None:
+        self.required = required
+        self.owners_required = owners_required
+        self.owners = owners
+        self.durability = durability
+        self.outstanding: set[bytes] = set()
+        self.confirmed: set[bytes] = set()
+        self.owners_confirmed = 0
+        self.failures: dict[bytes, int] = {}
+
+    def confirm(self, node: bytes, standing_: int, durability: int) -> int:
+        """The node holds the write. Weaker durability than asked does not count toward W (P8)."""
+        self.outstanding.discard(node)
+        if durability >= self.durability and node not in self.confirmed:
+            self.confirmed.add(node)
+            self.owners_confirmed += standing_ == m.OWNER
+        return self.state
+
+    def fail(self, node: bytes, code: int) -> int:
+        """The node does not hold the write, or nobody knows."""
+        self.outstanding.discard(node)
+        self.failures[node] = code
+        return self.state
+
+    @property
+    def state(self) -> int:
+        """MET, or FAILED once nobody is left to answer, else PENDING."""
+        if len(self.confirmed) >= self.required and self.owners_confirmed >= self.owners_required:
+            return MET
+        return PENDING if self.outstanding else FAILED
+
+
+class PendingPut:
+    """A put in the table of pending requests: the fold, the walk down the preference list, and the answer."""
+
+    __slots__ = ("answered", "deadline", "fold", "frame", "plan", "reply", "reply_to", "request_id", "started")
+
+    def __init__(self, core: Core, reply_to: ReplyTo, fold: PutFold, plan: list[bytes], frame: Message, reply: Message, deadline: float) -> None:
+        self.reply_to = reply_to
+        self.fold = fold
+        self.plan = plan  # nodes to go on to, in order
+        self.frame = frame  # the REPLICATE message, complete but for its target
+        self.reply = reply
+        self.request_id = frame[1]
+        self.started = core.now
+        self.deadline = deadline
+        self.answered = False
+
+    def begin(self, core: Core) -> None:
+        """Send to the other owners, and as far down the list as unreachable ones make necessary."""
+        for node in self.fold.owners:
+            if node == core.node_id:
+                self.fold.outstanding.add(node)
+            elif core.liveness.up(node):
+                self._ask(core, node, b"")
+            else:
+                self.fold.failures[node] = Unavailable.code
+        if core.node_id not in self.fold.owners:
+            self.fold.outstanding.add(core.node_id)
+        while len(self.fold.outstanding) < self.fold.required and self._walk(core):
+            pass
+        core.pending[self.request_id] = self
+        core.deadlines.add(core.now, core.settings.fallback_after_s, self.request_id)
+
+    def _ask(self, core: Core, node: bytes, target: bytes) -> None:
+        self.fold.outstanding.add(node)
+        core.send(node, (*self.frame[:6], target, *self.frame[7:]))
+
+    def _walk(self, core: Core) -> bool:
+        """Ask the next fallback in line, on behalf of an owner that did not confirm; False if there is none."""
+        while self.plan:
+            node = self.plan.pop(0)
+            if core.liveness.up(node):
+                missing = [owner for owner in self.fold.owners if owner not in self.fold.confirmed and owner != core.node_id]
+                core.count("fallback_writes")
+                self._ask(core, node, missing[0] if missing else b"")
+                return True
+        return False
+
+    def on_reply(self, core: Core, source: bytes, message: Message) -> bool:
+        if message[0] != m.REPLICATE_REPLY:
+            return False
+        _, _, code, role, durability, _ = message[:6]
+        if code:
+            return self._failed(core, source, code)
+        self.fold.confirm(source, role, durability)
+        return self._settle(core)
+
+    def on_wake(self, core: Core, record: bytes | None) -> bool:
+        """The local commit happened."""
+        role = m.OWNER if core.node_id in self.fold.owners else m.FALLBACK
+        self.fold.confirm(core.node_id, role, core.durability)
+        return self._settle(core)
+
+    def on_failure(self, core: Core, node: bytes, code: int) -> bool:
+        if node not in self.fold.outstanding:
+            return False
+        return self._failed(core, node, code)
+
+    def _failed(self, core: Core, node: bytes, code: int) -> bool:
+        self.fold.fail(node, code)
+        if not self.answered and self.fold.state != MET:
+            self._walk(core)
+        return self._settle(core)
+
+    def on_timer(self, core: Core) -> bool:
+        core.note_silence(self.started, sorted(self.fold.outstanding))
+        if core.now >= self.deadline:
+            if not self.answered:
+                self._give_up(core, Timeout("the write was not confirmed by enough nodes in time; read the key before writing again"))
+            return True
+        if not self.answered:
+            self._walk(core)
+        delay = max(core.settings.suspect_after_s, 0.001)
+        core.deadlines.add(core.now, min(delay, max(self.deadline - core.now, 0.001)), self.request_id)
+        return False
+
+    def _settle(self, core: Core) -> bool:
+        if not self.answered:
+            state = self.fold.state
+            if state == MET:
+                self.answered = True
+                core.answer(self.reply_to, (*self.reply[:7], self.reply[7], len(self.fold.confirmed), core.durability))
+            elif state == FAILED:
+                self._give_up(core, self._why())
+                return True
+        return self.answered and not self.fold.outstanding
+
+    def _why(self) -> DynamoError:
+        local = [code for code in self.fold.failures.values() if code not in (Unavailable.code, Timeout.code)]
+        text = f"{len(self.fold.confirmed)} of the {self.fold.required} nodes needed hold the write; the others failed or cannot be reached"
+        if local and len(set(local)) == 1 and not self.fold.confirmed:
+            return StorageFailed(text) if local[0] == StorageFailed.code else _named(local[0], text)
+        return Unavailable(text, required=self.fold.required, received=len(self.fold.confirmed))
+
+    def _give_up(self, core: Core, error: DynamoError) -> None:
+        self.answered = True
+        error.maybe_applied = True  # the dot is minted and the record has left
+        core.refuse(self.reply_to, error)
+
+
+def _named(code: int, text: str) -> DynamoError:
+    from dynamo.errors import from_wire
+
+    return from_wire(code, text, True, 0, 0)
+
+
+def coordinate_put(core: Core, reply_to: ReplyTo, message: Message) -> None:
+    """Take a PUT that this node coordinates. Refuses with a typed error, `maybe_applied` False, before anything is minted."""
+    _, _, bucket, key, value, token, mode, w, pw, time_ms, operation = message[:11]
+    try:
+        check_bucket(bucket)
+        check_key(key)
+        definition = core.cluster.bucket(bucket)
+        if value is not None and len(value) > definition.value_bytes_max:
+            raise ValueTooLarge(f"the value has {len(value)} bytes; the bucket allows {definition.value_bytes_max}")
+        time, context = tokens.unseal(core.cluster.secret, full_key(bucket, key), definition.record_kind, token or b"")
+        partition, row_key = core.locate(bucket, key)
+        owners = core.owners(partition, definition)
+        required, owners_required, plan = _admit(core, partition, definition, owners, w, pw)
+        row = core.rows.load(row_key)
+        if isinstance(row, DynamoError):
+            if row.code == 8:
+                core.repair_wanted.append((bucket, key))
+            raise row
+        if core.contradicts_actor(context, row):
+            core.renew_actor()
+        if not core.actor.usable:
+            if len(core.waiting_for_actor) >= MINT_WAIT_MAX:
+                raise Unavailable("busy: a new actor is being made durable; try again")
+            core.waiting_for_actor.append((reply_to, message))
+            return
+        record, context, dot = _new_record(core, definition, row, context, time, mode, operation, value)
+    except DynamoError as error:
+        error.maybe_applied = False
+        core.refuse(reply_to, error)
+        return
+    _stage(core, row_key, bucket, key, row, record, dot, standing(core, partition, definition))
+    shown, unseen = records.token_context(record, context, *dot)
+    sealed = tokens.seal(core.cluster.secret, full_key(bucket, key), definition.record_kind, _time_of(record, definition), shown)
+    request_id = core.request_id()
+    seconds = min(time_ms / 1000.0, core.settings.request_time_s_max)
+    frame = (m.REPLICATE, request_id, bucket, key, record, m.PURPOSE_WRITE, b"", time_ms, core.ring_number, core.ring_hash,
+             definition.version, core.durability, operation)  # fmt: skip
+    reply = (m.PUT_REPLY, 0, core.ring_number, core.ring_hash, sealed, dot[0], dot[1], unseen)
+    fold = PutFold(required, owners_required, owners, core.durability)
+    pending = PendingPut(core, reply_to, fold, plan, frame, reply, core.now + seconds)
+    pending.begin(core)
+    held = core.rows.held(row_key)
+    if held is None:  # a retry of an operation that is committed here already
+        core.finish_if(request_id, pending.on_wake(core, None))
+    else:
+        held.wakes.append((request_id, None))
+
+
+def _admit(core: Core, partition: int, definition: BucketDefinition, owners: tuple[bytes, ...], w: int, pw: int) -> tuple[int, int, list[bytes]]:
+    """(W, PW, fallbacks in order), or Unavailable while too few nodes can be reached at all."""
+    if len(core.pending) >= core.settings.pending_max:
+        raise Unavailable("busy: too many requests in flight on this node; try another or again")
+    n = definition.n or core.cluster.n
+    required = needed(w, definition.w, core.cluster.w, n, core.ring.size)
+    owners_required = pw or definition.pw or core.cluster.pw
+    preference = core.ring.preference(partition)
+    reachable = [node for node in preference if node == core.node_id or core.liveness.up(node)]
+    if len(reachable) < required:
+        raise Unavailable(required=required, received=len(reachable))
+    owners_reachable = sum(node in owners for node in reachable)
+    if owners_reachable < owners_required:
+        raise Unavailable(f"pw={owners_required} owners needed, {owners_reachable} reachable", required=owners_required,
+                          received=owners_reachable)  # fmt: skip
+    return required, owners_required, [node for node in reachable if node not in owners and node != core.node_id]
+
+
+def _new_record(
+    core: Core, definition: BucketDefinition, row: Row | None, context: bytes, time: int, mode: int, operation: bytes, value: bytes | None
+) -> tuple[bytes, bytes, tuple[int, int]]:
+    """(record, context, dot) of the write. Mints the dot unless this operation has one already. Raises before minting."""
+    old = row.record if row is not None else b""
+    found = records.find_operation(old, operation) if old else None
+    if found is not None:
+        core.count("operations_repeated")
+        return old, context, found
+    if old and mode == m.MODE_SET:
+        context = records.context_union(context, records.context(old))
+    actor, counter = core.actor.actor, core.actor.next_counter()
+    tombstone, body = value is None, value or b""
+    if definition.record_kind == records.LAST_WRITE_WINS:
+        newest = max([time, *(version[2] for version in records.versions(old))]) if old else time
+        record = records.put_last_write_wins(old, actor, counter, core.hlc(newest), operation, body, tombstone)
+    else:
+        since = row.since if row is not None and row.since and row.since_actor == actor else counter
+        record = records.put(old, context, actor, counter, since, core.hlc(), operation, body, tombstone)
+        count, before = records.version_count(record), records.version_count(old) if old else 0
+        if count > definition.siblings_max and count > before:
+            raise TooManySiblings(f"the key holds {before} concurrent versions; read it, merge them, put with the context of that read")
+        if len(record) > core.settings.record_bytes_max and len(record) > len(old):
+            raise ValueTooLarge(f"the record would have {len(record)} bytes with its siblings; merge them first")
+        if len(records.context(record)) > tokens.RANGES_MAX * tokens.RANGE_BYTES:
+            raise InvalidContext(f"the key's history has more than {tokens.RANGES_MAX} ranges")
+    core.actor.issue(counter)
+    if core.actor.wants_extension:
+        core.actor.extend()
+        core.stage_actor()
+    return record, context, (actor, counter)
+
+
+def _stage(core: Core, row_key: bytes, bucket: bytes, key: bytes, row: Row | None, record: bytes, dot: tuple[int, int], role: int) -> None:
+    """Stage the new record; its header remembers the first counter minted on this row under the current actor."""
+    if row is not None and record == row.record:
+        return
+    actor, counter = dot
+    since = row.since if row is not None and row.since and row.since_actor == actor else counter
+    if role != m.OWNER:
+        core.unowned_rows_staged = True
+    core.rows.stage(row_key, bucket, key, record, STATUS_OWNED if role == m.OWNER else STATUS_FALLBACK, actor, since)
+
+
+def _time_of(record: bytes, definition: BucketDefinition) -> int:
+    """What a last-write-wins token carries: the time the next write must exceed."""
+    return records.versions(record)[0][2] if definition.record_kind == records.LAST_WRITE_WINS else 0

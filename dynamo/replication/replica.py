@@ -1,0 +1,249 @@
+"""The one thing a driver talks to: messages, time and commit reports go in, a `Ready` comes out.
+
+    replica.receive(batch, now)      batch = [(source, message)], source = connection number of a client | node id of a peer
+    replica.tick(now)                when `next_deadline` has come
+    ready = replica.take_ready()     what to send and commit, and in which order
+    replica.committed(group, now)    | replica.commit_failed(group, error, now)
+    replica.peer_up(node, now)       | replica.peer_down(node, now)
+
+It dispatches and holds no policy: that is in `put`, `get`, `forward`, `local`, `handoff`. No I/O, no clock, no randomness of its own. Messages are
+taken to be well formed (`wire.messages.check`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from dynamo.errors import DynamoError, StorageFailed, Unavailable
+from dynamo.membership.gossip import Gossip
+from dynamo.membership.members import Membership
+from dynamo.model import messages as m
+from dynamo.model.cluster import Cluster
+from dynamo.model.group import Group
+from dynamo.model.messages import Message, Source
+from dynamo.replication.actor import ActorLease
+from dynamo.replication.batch import take_get_many
+from dynamo.replication.core import Core, ReplyTo, Scan, Settings
+from dynamo.replication.forward import take_put
+from dynamo.replication.get import coordinate_get, repair_from_peers
+from dynamo.replication.handoff import Handoff
+from dynamo.replication.local import as_failed, receive_read, receive_replicate
+from dynamo.replication.put import coordinate_put
+from dynamo.replication.ready import Ready
+from dynamo.replication.rows import Read, Rows
+
+if TYPE_CHECKING:
+    from random import Random
+
+_REPLIES = frozenset((m.REPLICATE_REPLY, m.READ_REPLY, m.FORWARD_REPLY))
+_GOSSIP = frozenset((m.GOSSIP, m.GOSSIP_REPLY, m.GOSSIP_PUSH))
+_META_RETRY_S = 0.5
+
+
+class Replica:
+    """One node's replication policy over its rows. See the module's text for how to drive it."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        node_id: bytes,
+        cluster: Cluster,
+        membership: Membership,
+        actor: ActorLease,
+        read: Read,
+        scan: Scan,
+        random: Random,
+        wall_us: Callable[[], int],
+        durability: int,
+    ) -> None:
+        seed = int.from_bytes(cluster.secret[:8], "big")
+        self.core = Core(settings, node_id, cluster, membership, actor, Rows(read, seed), scan, random, wall_us, durability)
+        self.gossip = Gossip(membership, random)
+        self.handoff = Handoff()
+        self._membership_version = membership.version
+        self._meta_retry_at: float | None = None
+        self._probe_at = 0.0
+        self._dispatch: dict[int, Callable[[Source, Message], None]] = {
+            m.GET: self._get,
+            m.PUT: self._put,
+            m.GET_MANY: self._get_many,
+            m.FORWARD: self._forward,
+            m.REPLICATE: self._replicate,
+            m.READ: self._read,
+        }
+
+    # --- what goes in -------------------------------------------------------------------------------------------------------------
+
+    def receive(self, batch: list[tuple[Source, Message]], now: float) -> None:
+        """Take a batch of well-formed messages."""
+        core = self.core
+        core.now = now
+        for source, message in batch:
+            kind = message[0]
+            if type(source) is bytes:
+                core.liveness.heard(source, now)
+                if kind in _REPLIES:
+                    fold = core.pending.get(message[1])
+                    if fold is not None and fold.on_reply(core, source, message):
+                        core.pending.pop(message[1], None)
+                    continue
+                if kind in _GOSSIP:
+                    self._gossip(source, message)
+                    continue
+            handler = self._dispatch.get(kind)
+            if handler is None:
+                core.send(source, m.error_message(message[1], 11, f"message type {kind} is not known here", False))
+            else:
+                handler(source, message)
+        self._after_step()
+
+    def tick(self, now: float) -> None:
+        """Run what is due."""
+        core = self.core
+        core.now = now
+        for request_id in core.deadlines.due(now):
+            fold = core.pending.get(request_id)
+            if fold is not None and fold.on_timer(core):
+                core.pending.pop(request_id, None)
+        if now >= self.gossip.next_deadline:
+            for destination, message in self.gossip.tick(now):
+                core.send(destination, message)
+        if now >= self._probe_at:
+            self._probe_at = now + core.settings.probe_interval_s
+            for node in core.liveness.suspected_sorted():
+                for destination, message in self.gossip.probe(node):
+                    core.send(destination, message)
+        if self._meta_retry_at is not None and now >= self._meta_retry_at:
+            self._meta_retry_at = None
+            core.stage_actor()
+            core.rows.stage_meta(b"membership", core.membership.encode())
+        self.handoff.step(core)
+        self._after_step()
+
+    def committed(self, group: Group, now: float) -> None:
+        """The group is as durable as was asked, and the engine's reads show it."""
+        core = self.core
+        core.now = now
+        held = core.rows.committed(group)
+        core.outbox.extend(held.messages)
+        actor = group.meta.get(b"actor")
+        if actor is not None:
+            core.actor.durable(actor)
+            core.membership.update(actor=core.actor.actor, lease_end=core.actor.lease_end)
+            self._let_puts_in()
+        for request_id, record in held.wakes:
+            fold = core.pending.get(request_id)
+            if fold is not None and fold.on_wake(core, record):
+                core.pending.pop(request_id, None)
+        self._after_step()
+
+    def commit_failed(self, group: Group, error: DynamoError, now: float) -> None:
+        """The group was not applied. What rested on it fails, and the actor goes: its dots may have left."""
+        core = self.core
+        core.now = now
+        core.count("commits_failed")
+        held = core.rows.failed(group)
+        for destination, message in held.messages:
+            core.send(destination, as_failed(core, message, error))
+        core.actor.renew(core.random)
+        self._meta_retry_at = now + _META_RETRY_S  # not at once: a full disk would be asked without end
+        waiting, core.waiting_for_actor = core.waiting_for_actor, []
+        for reply_to, _ in waiting:
+            core.refuse(reply_to, type(error)(str(error), maybe_applied=False))
+        for request_id, _ in held.wakes:
+            fold = core.pending.get(request_id)
+            if fold is not None and fold.on_failure(core, core.node_id, error.code or StorageFailed.code):
+                core.pending.pop(request_id, None)
+        self._after_step()
+
+    def peer_up(self, node: bytes, now: float) -> None:
+        """The driver has a connection to the peer."""
+        self.core.now = now
+        self.core.liveness.connected(node)
+
+    def peer_down(self, node: bytes, now: float) -> None:
+        """The driver lost its last connection to the peer, or could not make one."""
+        core = self.core
+        core.now = now
+        core.liveness.disconnected(node)
+        for request_id, fold in list(core.pending.items()):
+            if fold.on_failure(core, node, Unavailable.code):
+                core.pending.pop(request_id, None)
+        self._after_step()
+
+    def stage_meta(self, name: bytes, value: bytes) -> None:
+        """Put a row of the meta table into the next group."""
+        self.core.rows.stage_meta(name, value)
+
+    # --- what comes out -----------------------------------------------------------------------------------------------------------
+
+    def take_ready(self) -> Ready:
+        """What to do now. Never blocks; an empty Ready means there is nothing to do."""
+        core = self.core
+        messages, core.outbox = core.outbox, []
+        taken = core.rows.take_group()
+        if taken is None:
+            return Ready(None, messages, [])
+        return Ready(taken[0], messages, taken[1])
+
+    @property
+    def next_deadline(self) -> float | None:
+        """When `tick` wants to be called, in the driver's monotonic seconds."""
+        core = self.core
+        times = [self.gossip.next_deadline]
+        for time in (core.deadlines.next(core.pending), self.handoff.next_at, self._meta_retry_at):
+            if time is not None:
+                times.append(time)
+        if core.liveness.suspected:
+            times.append(self._probe_at)
+        return min(times)
+
+    # --- dispatch -----------------------------------------------------------------------------------------------------------------
+
+    def _get(self, source: Source, message: Message) -> None:
+        _, request_id, bucket, key, r, pr, time_ms = message[:7]
+        coordinate_get(self.core, ReplyTo(source, request_id), bucket, key, r, pr, time_ms)
+
+    def _put(self, source: Source, message: Message) -> None:
+        take_put(self.core, ReplyTo(source, message[1]), message)
+
+    def _get_many(self, source: Source, message: Message) -> None:
+        take_get_many(self.core, source, message)
+
+    def _forward(self, source: Source, message: Message) -> None:
+        coordinate_put(self.core, ReplyTo(source, message[1], forwarded=True), message[2])
+
+    def _replicate(self, source: Source, message: Message) -> None:
+        assert type(source) is bytes
+        receive_replicate(self.core, source, message)
+
+    def _read(self, source: Source, message: Message) -> None:
+        assert type(source) is bytes
+        receive_read(self.core, source, message)
+
+    def _gossip(self, source: bytes, message: Message) -> None:
+        for destination, reply in self.gossip.receive(source, message, self.core.now):
+            self.core.send(destination, reply)
+
+    def _let_puts_in(self) -> None:
+        """The new actor is durable: the puts that waited for it go on."""
+        waiting, self.core.waiting_for_actor = self.core.waiting_for_actor, []
+        for reply_to, message in waiting:
+            coordinate_put(self.core, reply_to, message)
+
+    def _after_step(self) -> None:
+        """What a step may have left to do: a new ring, damaged rows to fetch, rows to hand over."""
+        core = self.core
+        if core.membership.version != self._membership_version:
+            self._membership_version = core.membership.version
+            core.rows.stage_meta(b"membership", core.membership.encode())
+            core.rebuild_ring()
+            self.handoff.wake(core.now)
+        if core.repair_wanted:
+            wanted, core.repair_wanted = core.repair_wanted, []
+            for bucket, key in sorted(set(wanted)):
+                repair_from_peers(core, bucket, key)
+        if core.unowned_rows_staged:
+            core.unowned_rows_staged = False
+            self.handoff.wake(core.now + core.settings.handoff_retry_s)

@@ -1,0 +1,124 @@
+"""The rows of this node as its policy sees them: the storage engine's, under what is staged and in flight to it.
+
+A write is *staged* until a group takes it, *in flight* until the driver reports the commit, then *committed*. Reads look in that order. Staged
+state may be built upon, but it may not be shown or vouched for: answers that rest on it are attached to the group (`held`) and fail with it.
+At most one group is in flight; what is staged meanwhile forms the next one (group commit). A failed commit drops the group and everything
+staged after it, for that was built upon it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from dynamo._core import record as records
+from dynamo.errors import CorruptRecord, DynamoError
+from dynamo.model.group import Group
+from dynamo.model.key import full_key, is_hashed
+from dynamo.model.messages import Message, Source
+from dynamo.model.row import Row, decode_row, encode_row
+
+Read = Callable[[bytes], bytes | DynamoError | None]
+NO_DIGEST = bytes(16)
+
+
+@dataclass(slots=True)
+class Held:
+    """What waits for one commit: messages to send after it, and requests of this node to wake with what they were promised."""
+
+    messages: list[tuple[Source, Message]] = field(default_factory=list)
+    wakes: list[tuple[int, bytes | None]] = field(default_factory=list)  # (request id, record it may now show | None: a write)
+
+
+class Rows:
+    """Staged, in-flight and committed rows, and the answers that wait for a commit."""
+
+    __slots__ = ("_flying", "_handed", "_held", "_held_flying", "_read", "_staged", "_staged_meta", "digest_seed", "groups", "in_flight")
+
+    def __init__(self, read: Read, digest_seed: int) -> None:
+        self._read = read
+        self._staged: dict[bytes, Row | None] = {}
+        self._staged_meta: dict[bytes, bytes] = {}
+        self._held = Held()
+        self._flying: dict[bytes, Row | None] = {}
+        self._held_flying = Held()
+        self._handed: list[tuple[Source, Message]] = []
+        self.in_flight: Group | None = None
+        self.groups = 0
+        self.digest_seed = digest_seed
+
+    def load(self, key: bytes) -> Row | DynamoError | None:
+        """The newest row, staged ones included; a storage error or CorruptRecord as a value."""
+        if key in self._staged:
+            return self._staged[key]
+        if key in self._flying:
+            return self._flying[key]
+        data = self._read(key)
+        if data is None or isinstance(data, DynamoError):
+            return data
+        try:
+            return decode_row(key, data)
+        except CorruptRecord as error:
+            return error
+
+    def held(self, key: bytes) -> Held | None:
+        """Where to attach what rests on the newest version of the row; None if it is committed and may be shown now."""
+        if key in self._staged:
+            return self._held
+        return self._held_flying if key in self._flying else None
+
+    def stage(self, key: bytes, bucket: bytes, name: bytes, record: bytes, status: int, since_actor: int, since: int) -> Row:
+        """Stage the row of a key; returns it with its digest."""
+        full = full_key(bucket, name)
+        digest = records.digest(full, record, self.digest_seed)
+        row = Row(status, since_actor, since, digest, full if is_hashed(key) else b"", record)
+        self._staged[key] = row
+        return row
+
+    def drop(self, key: bytes) -> None:
+        """Stage the removal of a row."""
+        self._staged[key] = None
+
+    def stage_meta(self, name: bytes, value: bytes) -> None:
+        """Stage a row of the meta table. Its group is synced whatever the engine's mode: these rows say who we are."""
+        self._staged_meta[name] = value
+
+    def take_group(self) -> tuple[Group, list[tuple[Source, Message]]] | None:
+        """The next group and the messages to send after it, if something is staged and no group is in flight."""
+        if self.in_flight is not None or not (self._staged or self._staged_meta):
+            return None
+        self.groups += 1
+        objects = {key: None if row is None else encode_row(key, row) for key, row in self._staged.items()}
+        group = Group(self.groups, objects=objects, meta=dict(self._staged_meta), synced=bool(self._staged_meta))
+        self._flying, self._staged = self._staged, {}
+        self._held_flying, self._held = self._held, Held()
+        self._staged_meta = {}
+        self.in_flight = group
+        # The driver holds this list; what is attached from now on (reads of rows in flight) must not slip into it.
+        messages, self._held_flying.messages = self._held_flying.messages, []
+        self._handed = messages
+        return group, messages
+
+    def committed(self, group: Group) -> Held:
+        """The group is durable and the engine's reads show it. Returns what was attached while it was in flight, and whom to wake."""
+        assert group is self.in_flight, "a group was reported that is not in flight"
+        held, self._held_flying, self._flying, self._handed = self._held_flying, Held(), {}, []
+        self.in_flight = None
+        return held
+
+    def failed(self, group: Group) -> Held:
+        """The group was not applied: it and everything staged since is forgotten. Returns all that waited for it, to be told."""
+        assert group is self.in_flight, "a group was reported that is not in flight"
+        held = Held(
+            self._handed + self._held_flying.messages + self._held.messages,
+            self._held_flying.wakes + self._held.wakes,
+        )
+        self._flying, self._staged, self._staged_meta, self._handed = {}, {}, {}, []
+        self._held_flying, self._held = Held(), Held()
+        self.in_flight = None
+        return held
+
+
+def digest_of(row: Row | None) -> bytes:
+    """The digest a row vouches for; zeros for an absent one."""
+    return NO_DIGEST if row is None else row.digest
