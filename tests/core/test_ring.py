@@ -37,7 +37,7 @@ seeds = st.integers(0, 2**64 - 1)
 
 
 def fair_shares(members: list[RingMember], partitions: int, n: int) -> list[Fraction]:
-    """The definition, by another way than the code's: raise the water until the shares, none above `partitions`, sum up."""
+    """The definition, by another way: lift the shares until none is above `partitions` and they sum up."""
     shares = [Fraction(0)] * len(members)
     full: set[int] = set()
     while True:
@@ -175,7 +175,7 @@ def test_empty_single_and_fewer_than_n(ring: ModuleType) -> None:
 
 
 def test_a_node_id_given_twice_and_a_capacity_out_of_range_are_refused(ring: ModuleType) -> None:
-    twice = [(bytes(16), 1000, b""), (bytes(16), 2000, b"")]
+    twice = [(bytes(16), 1000, b""), (b"b" * 16, 1000, b""), (bytes(16), 2000, b"")]
     with pytest.raises(ValueError, match="twice"):
         ring.assign(twice, 4, 1, 0)
     with pytest.raises(ValueError, match="twice"):
@@ -183,6 +183,16 @@ def test_a_node_id_given_twice_and_a_capacity_out_of_range_are_refused(ring: Mod
     for capacity in (0, -1, (1 << 32) + 1):
         with pytest.raises(ValueError, match="capacity"):
             ring.assign([(bytes(16), capacity, b"")], 4, 1, 0)
+
+
+def test_equal_scores_go_to_the_lower_node_id(ring: ModuleType) -> None:
+    """These two were searched for: with seed 0 their scores for partition 0 are equal to the last bit."""
+    low, high = ((number.to_bytes(16, "big"), 1000, b"") for number in (7064, 41598))
+    keys, weights = _ring_py.streams([low, high], 0)
+    assert len(set(_ring_py._costs(0, keys, weights))) == 1
+    assert ring.preference([high, low], 0, 0) == [1, 0] and ring.preference([low, high], 0, 0) == [0, 1]
+    assert ring.assign([high, low], 1, 1, 0) == [(1,)] and ring.assign([low, high], 1, 1, 0) == [(0,)]
+    assert ring.assign([high, low], 1, 2, 0) == [(1, 0)]
 
 
 # --- the twins ------------------------------------------------------------------------------------------------------

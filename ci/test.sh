@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# The one test command: makes an environment of its own, installs the package into it with its compiled core, and runs
+# lint, types, contracts and all tests, the latter from an empty directory, so that what is tested is what is installed.
+#
+#   bash ci/test.sh            PYTHON=python3.12 bash ci/test.sh
+set -euo pipefail
+root=$(cd "$(dirname "$0")/.." && pwd)
+python=${PYTHON:-python3}
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+step() { printf '\n=== %s (%ss)\n' "$1" "$SECONDS"; }
+
+step "environment"
+"$python" -m venv "$scratch/venv"
+bin=$scratch/venv/bin
+"$bin/python" -m pip install -q --disable-pip-version-check --upgrade "pip>=24"
+# A copy without leftovers: a stray compiled kernel in the checkout must not end up in the wheel.
+mkdir "$scratch/source"
+(cd "$root" && git ls-files -z --cached --others --exclude-standard | xargs -0 tar cf - --ignore-failed-read) | tar xf - -C "$scratch/source"
+DYNAMO_EXTENSIONS=require "$bin/python" -m pip install -q --disable-pip-version-check "$scratch/source[test]"
+
+cd "$scratch/source"
+step "lint"
+"$bin/ruff" check .
+"$bin/ruff" format --check .
+step "types"
+"$bin/mypy"
+step "contracts"
+PYTHONPATH=$scratch/source "$bin/lint-imports" --no-cache
+
+mkdir "$scratch/empty"
+cd "$scratch/empty"
+export DYNAMO_SOURCE=$scratch/source DYNAMO_REQUIRE=${DYNAMO_REQUIRE:-compiled} HYPOTHESIS_STORAGE_DIRECTORY=$scratch/hypothesis PATH=$bin:$PATH
+pytest() { "$bin/python" -m pytest -c "$scratch/source/pyproject.toml" --rootdir "$scratch/source" -p no:cacheprovider -q "$@"; }
+step "tests, compiled core"
+"$bin/dynamo" version
+pytest "$scratch/source/tests"
+step "tests that cross the kernels, pure core"
+DYNAMO_PURE=1 "$bin/dynamo" version
+DYNAMO_PURE=1 pytest "$scratch/source/tests" --ignore "$scratch/source/tests/core"
+step "done"

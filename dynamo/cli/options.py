@@ -1,0 +1,79 @@
+"""Options and arguments that several commands share, and the client they lead to."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from dynamo.api.context import Context
+from dynamo.client.blocking import Client, parse_addresses
+from dynamo.config import DEFAULT_PORT
+from dynamo.errors import ConfigError, InvalidContext
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def _bytes(ctx: click.Context, param: click.Parameter, value: str) -> bytes:
+    """An argument as the bytes the shell passed: keys and values need not be text."""
+    return os.fsencode(value)
+
+
+def _bytes_or_stdin(ctx: click.Context, param: click.Parameter, value: str) -> bytes:
+    """The same, with `-` for all of standard input."""
+    return sys.stdin.buffer.read() if value == "-" else os.fsencode(value)
+
+
+def _token(ctx: click.Context, param: click.Parameter, value: str | None) -> Context | None:
+    """A context token, as `put` and `get -o json` print it."""
+    try:
+        return None if value is None else Context.parse(value)
+    except InvalidContext as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def _addresses(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
+    """Addresses of nodes, separated by commas."""
+    try:
+        return parse_addresses(value)
+    except ConfigError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def at(command: Command) -> Command:
+    """--at and --timeout, which `client` takes."""
+    command = click.option(
+        "--at",
+        callback=_addresses,
+        metavar="HOST:PORT,...",
+        envvar="DYNAMO_AT",
+        default=f"127.0.0.1:{DEFAULT_PORT}",
+        show_default=True,
+        help="Nodes to ask; any one is enough.  [env: DYNAMO_AT]",
+    )(command)
+    return click.option(
+        "--timeout", type=click.FloatRange(min=0, min_open=True), default=5.0, show_default=True, help="Seconds for all attempts together."
+    )(command)
+
+
+def output(*formats: str) -> Callable[[Command], Command]:
+    """-o, with the formats a command knows; the first is the default."""
+    return click.option(
+        "-o", "--output", "form", type=click.Choice(formats), default=formats[0], show_default=True, help="Format of the output."
+    )
+
+
+bucket = click.option("-b", "--bucket", default="default", show_default=True, help="Bucket the key is in.")
+context = click.option(
+    "--context", metavar="TOKEN", callback=_token, help="Replace what this token covers: the one a get or put of the key printed."
+)
+key = click.argument("key", callback=_bytes)
+value = click.argument("value", callback=_bytes_or_stdin)
+
+
+def client(addresses: tuple[str, ...], timeout: float) -> Client:
+    """The client that --at and --timeout ask for."""
+    return Client(addresses, timeout=timeout)

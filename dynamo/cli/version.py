@@ -1,0 +1,28 @@
+"""`dynamo version`: what to name in a bug report."""
+
+from __future__ import annotations
+
+import platform
+
+import click
+
+from dynamo import __version__
+from dynamo.cli import OK
+from dynamo.cli.output import write
+
+
+@click.command("version")
+def version_command() -> int:
+    """Print the versions of dynamo, Python and LMDB, and whether the compiled core is in use."""
+    from dynamo._core import CORE
+
+    write(f"version={__version__} python={platform.python_version()} core={CORE} lmdb={_lmdb_version()}\n".encode())
+    return OK
+
+
+def _lmdb_version() -> str:
+    try:
+        import lmdb
+    except ImportError:
+        return "none"
+    return ".".join(map(str, lmdb.version()))

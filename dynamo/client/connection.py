@@ -1,0 +1,124 @@
+"""One blocking socket to one node, and the connections that lie idle between requests.
+
+A connection carries one request at a time and greets with HELLO when it opens. One that failed in any way, a time-out included, is
+closed and never used again: its late reply would be taken for the answer to the next request.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+from time import monotonic
+
+from dynamo.client.core import Request
+from dynamo.config import split_address
+from dynamo.errors import ConnectionFailed, DynamoError, ProtocolError, Timeout
+from dynamo.model import messages as m
+from dynamo.model.messages import Message
+from dynamo.wire import hello
+from dynamo.wire.frames import ANSWER_ELEMENTS_MAX, FrameDecoder, encode
+from dynamo.wire.messages import check_answer
+
+_RECEIVE_BYTES = 256 * 1024
+
+
+class Connection:
+    """A greeted connection to `address`; `cluster_id` is what the node said its cluster is."""
+
+    __slots__ = ("_decoder", "_request_id", "_socket", "address", "cluster_id", "used")
+
+    def __init__(self, address: str, deadline: float, cluster_id: bytes = b"") -> None:
+        """Connect and greet; a node of another cluster than `cluster_id`, if given, refuses.
+
+        Raises ConnectionFailed, Timeout, ProtocolError or the node's own refusal; no request was sent then.
+        """
+        self.address = address
+        self.used = False
+        self._request_id = 0
+        self._decoder = FrameDecoder(elements_max=ANSWER_ELEMENTS_MAX)
+        try:
+            self._socket = socket.create_connection(split_address(address), timeout=_left(address, deadline))
+        except TimeoutError:
+            raise Timeout(f"{address} did not accept a connection in time") from None
+        except OSError as error:
+            raise ConnectionFailed(f"{address}: {error.strerror or error}") from error
+        try:
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self.cluster_id = self._greet(cluster_id, deadline)
+        except BaseException:
+            self.close()
+            raise
+
+    def exchange(self, request: Request, time_ms: int, deadline: float) -> Message:
+        """Send the request and return its reply, an ERROR of the node included.
+
+        Raises ConnectionFailed, Timeout or ProtocolError, whose `maybe_applied` says whether any byte may have been sent. Close it then.
+        """
+        self._request_id += 1
+        frame = encode(request.message(self._request_id, time_ms))
+        try:
+            self._send(frame, deadline)
+            reply = self._receive(deadline)
+            self.used = True
+            if reply[1] != self._request_id:
+                raise _broken(reply, self.address)
+            check_answer(reply)
+        except DynamoError as error:
+            error.maybe_applied = True
+            raise
+        return reply
+
+    def is_stale(self) -> bool:
+        """Whether an idle connection was closed by the node, or has bytes nobody asked for."""
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def _greet(self, cluster_id: bytes, deadline: float) -> bytes:
+        self._send(encode(hello.client_hello(cluster_id)), deadline)
+        greeting, _, _ = hello.check_reply(self._receive(deadline))
+        return greeting.cluster_id
+
+    def _send(self, frame: bytes, deadline: float) -> None:
+        self._socket.settimeout(_left(self.address, deadline))
+        try:
+            self._socket.sendall(frame)
+        except TimeoutError:
+            raise Timeout(f"{self.address} took no more bytes in time") from None
+        except OSError as error:
+            raise ConnectionFailed(f"{self.address}: {error.strerror or error}") from error
+
+    def _receive(self, deadline: float) -> Message:
+        """The next message; there is never more than one under way."""
+        while True:
+            self._socket.settimeout(_left(self.address, deadline))
+            try:
+                data = self._socket.recv(_RECEIVE_BYTES)
+            except TimeoutError:
+                raise Timeout(f"{self.address} did not answer in time") from None
+            except OSError as error:
+                raise ConnectionFailed(f"{self.address}: {error.strerror or error}") from error
+            if not data:
+                raise ConnectionFailed(f"{self.address} closed the connection")
+            received = self._decoder.feed(data)
+            if len(received) > 1:
+                raise ProtocolError(f"{self.address} sent {len(received)} replies to one request")
+            if received:
+                return received[0]
+
+
+def _left(address: str, deadline: float) -> float:
+    left = deadline - monotonic()
+    if left <= 0:
+        raise Timeout(f"{address} did not answer in time")
+    return left
+
+
+def _broken(reply: Message, address: str) -> DynamoError:
+    """The error of a reply that answers no request of ours: what the node has to say about the connection, or nonsense."""
+    if reply[0] == m.ERROR:
+        return hello.refusal(reply)
+    return ProtocolError(f"{address} answered another request than the one asked")

@@ -1,0 +1,201 @@
+"""How a request is tried until a node answers it: the retry policy as a value, and the attempts of one request as a fold over what came
+of them.
+
+Sans-IO: no socket, clock or lock. The shell (`blocking`) asks `Attempts.next` where to try and for how long, tells it what happened,
+and stops when it is given a reply or an error. The rules:
+
+- Any node takes any request, so a node that cannot be reached or cannot help is passed over for the next one.
+- A stopped node (its kernel accepts, nobody answers) must not eat the whole time: an attempt gets a share of what is left as long as
+  there is somewhere else to go. A node that was only slow is asked again, once the others have been, with all the time that is left.
+- A repeated write carries the same operation id: a node that meets it again answers with the same dot, so repeating is safe.
+- `maybe_applied` of the final error is the OR over all attempts (promise P10): an attempt counts unless it failed before a byte of it
+  was sent or the node itself said that nothing was applied.
+- A node that failed is tried last for a while; the while is jittered and doubles, and when it is over one request goes to see, not all
+  of them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dynamo.errors import (
+    ConnectionFailed,
+    CorruptRecord,
+    DynamoError,
+    ProtocolError,
+    StorageFailed,
+    StorageFull,
+    Timeout,
+    Unavailable,
+    from_wire,
+)
+from dynamo.model import messages as m
+from dynamo.model.messages import Message
+
+if TYPE_CHECKING:
+    from random import Random
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """When and where a request is tried again. All times in seconds."""
+
+    attempts_max: int = 8
+    """Attempts of one request, the first included."""
+    attempt_timeout_s: float = 1.0
+    """Longest wait for one node while there is another to ask. Shorter leaves stopped nodes sooner and sends slow ones more work twice."""
+    down_s: float = 0.5
+    """How long a node that failed is tried last; doubles with each failure in a row, and is jittered by half either way."""
+    down_s_max: float = 10.0
+    elsewhere: tuple[type[DynamoError], ...] = (
+        ConnectionFailed, ProtocolError, Timeout, Unavailable, StorageFull, StorageFailed, CorruptRecord,
+    )  # fmt: skip
+    """Errors that another node may not have. Every other one is the request's own fault and raised at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request without the parts that differ between attempts: its message is (kind, id, *fields[, time_ms, *after])."""
+
+    kind: int
+    fields: tuple[Any, ...]
+    reply_kind: int
+    timed: bool = True
+    after: tuple[Any, ...] = ()
+    writes: bool = False
+
+    def message(self, request_id: int, time_ms: int) -> Message:
+        """The message of one attempt; `time_ms` is the time the node may take, in milliseconds."""
+        return (self.kind, request_id, *self.fields, *((time_ms,) if self.timed else ()), *self.after)
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """Try `address` until `wait_s` from now; tell the node `time_ms`."""
+
+    address: str
+    wait_s: float
+    time_ms: int
+
+
+@dataclass(slots=True)
+class _Trouble:
+    """A node that failed: how often in a row, until when further failures are the same one, and until when it is tried last."""
+
+    failures: int = 0
+    counted_until: float = 0.0
+    away_until: float = 0.0
+
+
+class Nodes:
+    """The addresses of a client and which of them failed lately. Not thread-safe: the shell holds its lock around each call."""
+
+    def __init__(self, addresses: Sequence[str], policy: RetryPolicy, random: Random) -> None:
+        assert addresses
+        self._policy = policy
+        self._random = random
+        self._addresses = tuple(dict.fromkeys(addresses))
+        self._troubled: dict[str, _Trouble] = {}
+
+    def order(self, now: float) -> list[str]:
+        """All addresses: those that work in random order, to spread the load, then those that failed, the one to recover first in front."""
+        away = {address: trouble.away_until for address, trouble in self._troubled.items() if trouble.away_until > now}
+        up = [address for address in self._addresses if address not in away]
+        self._random.shuffle(up)
+        if up and up[0] in self._troubled:
+            trouble = self._troubled[up[0]]
+            trouble.away_until = now + self._span(trouble)  # this request goes to see; the others wait for what it finds
+        return up + sorted(away, key=away.__getitem__)
+
+    def failed(self, address: str, now: float) -> None:
+        """The node could not be reached, did not answer or could not serve. Of requests that were under way together, one counts."""
+        trouble = self._troubled.setdefault(address, _Trouble())
+        if now >= trouble.counted_until:
+            trouble.failures += 1
+            trouble.counted_until = trouble.away_until = now + self._span(trouble)
+
+    def succeeded(self, address: str) -> None:
+        """The node answered."""
+        self._troubled.pop(address, None)
+
+    def _span(self, trouble: _Trouble) -> float:
+        span = min(self._policy.down_s * (1 << min(trouble.failures - 1, 16)), self._policy.down_s_max)
+        return span * (0.5 + self._random.random())
+
+
+class Attempts:
+    """The attempts of one request: `next` says where to try, `answered` and `failed` take what came of it.
+
+    # Invariant: `_maybe_applied` never goes back from True.
+    """
+
+    def __init__(self, request: Request, addresses: Sequence[str], policy: RetryPolicy, deadline: float) -> None:
+        self._request = request
+        self._queue = deque(addresses)
+        self._policy = policy
+        self._deadline = deadline
+        self._left = policy.attempts_max
+        self._errors: list[tuple[str, DynamoError, bool]] = []  # address, error, whether the node itself sent it
+        self._maybe_applied = False
+
+    def next(self, now: float) -> Attempt:
+        """The attempt to make now. Raises the request's final error when there is nothing left to try or no time."""
+        remaining = self._deadline - now
+        if not self._queue or self._left <= 0 or remaining <= 0:
+            raise self._final_error(timed_out=remaining <= 0)
+        self._left -= 1
+        address = self._queue.popleft()
+        last = not self._queue or not self._left
+        wait = remaining if last else min(remaining / 2, self._policy.attempt_timeout_s)
+        # The node is told a little less than we wait, so that its own error, which knows what was missing, arrives before ours.
+        return Attempt(address, wait, max(1, int(1000 * (wait - min(0.1, wait / 10)))))
+
+    def answered(self, address: str, reply: Message) -> Message | None:
+        """The reply, if it is the request's answer; None if another node should be asked. Raises the error that no node would spare us."""
+        if reply[0] == self._request.reply_kind:
+            return reply
+        if reply[0] != m.ERROR:
+            self.failed(address, ProtocolError(f"{address} answered with message type {reply[0]}", maybe_applied=True))
+            return None
+        error = from_wire(*reply[2:7])
+        self._note(address, error, by_node=True)
+        if not isinstance(error, self._policy.elsewhere):
+            raise self._final_error()
+        return None
+
+    def failed(self, address: str, error: DynamoError, *, stale: bool = False) -> None:
+        """The attempt ended without a reply. `error.maybe_applied` tells whether any byte of the request may have been sent. `stale`: on a
+        connection that may have been dead for long, so that the same node is to be tried again at once."""
+        self._note(address, error, by_node=False)
+        if stale:
+            self._queue.appendleft(address)
+            self._left += 1
+        elif isinstance(error, Timeout):
+            self._queue.append(address)  # slow rather than gone, perhaps
+        if not isinstance(error, self._policy.elsewhere):
+            raise self._final_error()
+
+    def _note(self, address: str, error: DynamoError, *, by_node: bool) -> None:
+        self._errors.append((address, error, by_node))
+        self._maybe_applied |= self._request.writes and error.maybe_applied
+
+    def _final_error(self, *, timed_out: bool = False) -> DynamoError:
+        """The most telling of the errors met, with all of them in its text."""
+        if not self._errors:
+            return Timeout("no time was left to try")
+        if not isinstance(self._errors[-1][1], self._policy.elsewhere):
+            told = [self._errors[-1]]
+        else:
+            # What a node said tells more than what we saw of it; and time that ran out more than a connection that broke.
+            told = sorted(self._errors, key=lambda met: (met[2], isinstance(met[1], Unavailable), isinstance(met[1], Timeout)))
+        best = told[-1][1]
+        text = str(best)
+        if len(self._errors) > 1:
+            text += " [" + "; ".join(f"{address}: {error}" for address, error, _ in self._errors) + "]"
+        if timed_out and not told[-1][2]:
+            return Timeout(text, maybe_applied=self._maybe_applied)
+        required, received = getattr(best, "required", 0), getattr(best, "received", 0)
+        return from_wire(best.code, text, self._maybe_applied, required, received)

@@ -1,0 +1,96 @@
+"""What the threads of one client share: idle connections, which nodes failed lately, the id of the cluster.
+
+All of it stands behind one lock, which is never held while waiting. It belongs to one process. A fork copies sockets that parent and
+child must not both use, and perhaps a lock that nobody will release; so the child makes a new pool (`after_fork`) the first time it
+asks for anything.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+from collections.abc import Sequence
+from time import monotonic
+
+from dynamo.client.connection import Connection
+from dynamo.client.core import Nodes, RetryPolicy
+from dynamo.errors import ConfigError
+
+IDLE_PER_NODE_MAX = 64
+
+
+class Pool:
+    """Thread-safe. A connection is either here, idle, or with the one thread that took it."""
+
+    def __init__(self, addresses: Sequence[str], policy: RetryPolicy) -> None:
+        self.pid = os.getpid()
+        self._addresses = addresses
+        self._policy = policy
+        self._lock = threading.Lock()
+        self._nodes = Nodes(addresses, policy, random.Random())
+        self._idle: dict[str, list[Connection]] = {address: [] for address in addresses}
+        self._cluster_id = b""
+        self._closed = False
+
+    def order(self) -> list[str]:
+        """The addresses in the order to try them in now."""
+        with self._lock:
+            return self._nodes.order(monotonic())
+
+    def take(self, address: str, deadline: float) -> Connection:
+        """An idle connection to the node that is still good, or a new one. Raises what opening one raises."""
+        while True:
+            with self._lock:
+                if not self._idle[address]:
+                    break
+                connection = self._idle[address].pop()
+            if not connection.is_stale():
+                return connection
+            connection.close()
+        connection = Connection(address, deadline, self._cluster_id)
+        with self._lock:
+            known = self._cluster_id = self._cluster_id or connection.cluster_id
+        if connection.cluster_id != known:
+            connection.close()
+            raise ConfigError(f"{address} belongs to cluster {connection.cluster_id.hex()}, other addresses to {known.hex()}")
+        return connection
+
+    def give(self, connection: Connection) -> None:
+        """Keep a connection that is at rest for the next request."""
+        with self._lock:
+            idle = self._idle[connection.address]
+            if not self._closed and self.pid == os.getpid() and len(idle) < IDLE_PER_NODE_MAX:
+                idle.append(connection)
+                return
+        connection.close()
+
+    def served(self, address: str) -> None:
+        """The node answered a request."""
+        with self._lock:
+            self._nodes.succeeded(address)
+
+    def failed(self, address: str) -> None:
+        """The node could not be reached or could not help: try it last for a while."""
+        with self._lock:
+            self._nodes.failed(address, monotonic())
+
+    def forget(self, address: str) -> None:
+        """One idle connection was found dead: the others to that node will be, too."""
+        with self._lock:
+            dead, self._idle[address] = self._idle[address], []
+        for connection in dead:
+            connection.close()
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+        for address in self._addresses:
+            self.forget(address)
+
+    def after_fork(self) -> Pool:
+        """A new pool for this process. Closing the copied sockets here leaves the parent's open."""
+        for idle in self._idle.values():
+            for connection in idle:
+                connection.close()
+        return Pool(self._addresses, self._policy)

@@ -1,0 +1,115 @@
+"""Answers that come from the membership rather than from rows: JOIN, CLUSTER_STATUS, PREFERENCE_LIST. Sans-IO.
+
+The two documents for people have the shape that `dynamo cluster status -o json` and `dynamo ring preflist -o json` print (ids in hex).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+from dynamo._core import ring as kernel
+from dynamo.errors import InvalidRequest
+from dynamo.membership.members import Membership
+from dynamo.membership.ring import Ring
+from dynamo.model.cluster import Cluster
+from dynamo.model.key import check_bucket, check_key
+from dynamo.model.member import LEFT, NORMAL
+from dynamo.model.messages import (
+    CLUSTER_STATUS,
+    CLUSTER_STATUS_REPLY,
+    JOIN,
+    JOIN_REPLY,
+    PREFERENCE_LIST,
+    PREFERENCE_LIST_REPLY,
+    Message,
+    NodeId,
+)
+from dynamo.replication.quorum import needed
+from dynamo.wire.documents import encode_document
+
+
+class Desk:
+    """Answers admin messages from what this node knows now."""
+
+    def __init__(
+        self, cluster: Cluster, membership: Membership, ring: Callable[[], Ring], reachable: Callable[[NodeId], bool],
+        live: Callable[[NodeId], bool],
+    ) -> None:  # fmt: skip
+        """`reachable(node)`: this node's opinion. `live(node)`: whether a process with that node id is connected."""
+        self._cluster = cluster
+        self._membership = membership
+        self._ring = ring
+        self._reachable = reachable
+        self._live = live
+
+    def answer(self, message: Message) -> Message:
+        """The reply to one of them, well formed by `wire.messages.check`. Raises InvalidRequest, InvalidKey."""
+        kind, request_id = message[0], message[1]
+        if kind == JOIN:
+            return (JOIN_REPLY, request_id, *self._join(message[2]))
+        if kind == CLUSTER_STATUS:
+            return (CLUSTER_STATUS_REPLY, request_id, encode_document(self.cluster_status()))
+        assert kind == PREFERENCE_LIST
+        return (PREFERENCE_LIST_REPLY, request_id, encode_document(self.preference_list(message[2], message[3])))
+
+    def _join(self, node_id: NodeId) -> tuple[bytes, tuple[Any, ...]]:
+        """What a node needs to become a member: it takes itself into the membership and gossips that."""
+        known = self._membership.members.get(node_id)
+        if known is not None and known.status == LEFT:
+            raise InvalidRequest(f"node {node_id.hex()} left the cluster for good; join with an empty data directory")
+        if self._live(node_id):
+            raise InvalidRequest(f"another live process has node id {node_id.hex()}; a copied data directory is the same node")
+        members = tuple([member.to_tuple() for member in self._membership.members.values()])
+        return encode_document(self._cluster.to_document()), members
+
+    def cluster_status(self) -> dict[str, Any]:
+        """The cluster and its nodes, those that left excluded, by name."""
+        cluster, ring = self._cluster, self._ring()
+        nodes = [
+            {
+                "name": member.name,
+                "id": member.node_id.hex(),
+                "address": member.address,
+                "zone": member.zone,
+                "capacity": member.capacity / 1000,
+                "status": member.status,
+                "reachable": member.node_id == self._membership.node_id or self._reachable(member.node_id),
+                "partitions": ring.partitions_of(member.node_id),
+            }
+            for member in self._membership.members.values()
+            if member.status != LEFT
+        ]
+        members = len(self._membership.in_status(NORMAL))
+        return {
+            "cluster": str(UUID(bytes=cluster.cluster_id)),
+            "ring": ring.number,
+            "n": cluster.n,
+            "r": needed(0, 0, cluster.r, cluster.n, members),
+            "w": needed(0, 0, cluster.w, cluster.n, members),
+            "partitions": cluster.partitions,
+            "nodes": sorted(nodes, key=lambda node: (node["name"], node["id"])),
+        }
+
+    def preference_list(self, bucket: bytes, key: bytes) -> dict[str, Any]:
+        """Where a key lies: its owners, best first, and who stands in for them."""
+        check_bucket(bucket)
+        check_key(key)
+        ring = self._ring()
+        position = kernel.position(bucket, key, self._cluster.seed)
+        partition = kernel.partition_of(position, self._cluster.partitions)
+        owners = ring.owners(partition, self._cluster.bucket(bucket).n or None)
+        others = [node for node in ring.preference(partition) if node not in owners]
+        return {
+            "bucket": bucket,
+            "key": key,
+            "position": position,
+            "partition": partition,
+            "owners": [self._named(node) for node in owners],
+            "fallbacks": [self._named(node) for node in others],
+        }
+
+    def _named(self, node_id: NodeId) -> dict[str, str]:
+        member = self._membership.members[node_id]
+        return {"name": member.name, "id": node_id.hex(), "address": member.address}

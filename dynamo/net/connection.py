@@ -1,0 +1,128 @@
+"""One socket: its state, its decoder, its unsent output. Driven by the reactor, and never waits.
+
+    inbound    GREETING -> OPEN                      GREETING -> REFUSED -> CLOSED
+    outbound   CONNECTING -> GREETING -> OPEN        any -> CLOSED
+
+Nothing is closed here: a connection only says that it is over (`over`), and the reactor closes it after the batch, since its number could be
+given to a new socket within the same batch.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+from enum import Enum, auto
+
+from dynamo.model.messages import ROLE_CLIENT, Source
+from dynamo.wire.frames import FrameDecoder
+
+RECEIVE_BYTES = 65_536
+
+
+class State(Enum):
+    """Where a connection is on its way."""
+
+    CONNECTING = auto()  # dialled, not yet connected
+    GREETING = auto()  # HELLO or its answer is awaited
+    OPEN = auto()
+    REFUSED = auto()  # an ERROR is on its way out; what still comes in is thrown away
+    CLOSED = auto()
+
+
+class Connection:
+    """Bytes in and out of one socket. `number` is never used twice within a process, unlike the file descriptor."""
+
+    __slots__ = (
+        "decoder",
+        "descriptor",
+        "held_bytes",
+        "mask",
+        "node_id",
+        "nonce",
+        "number",
+        "outbound",
+        "output_bytes",
+        "over",
+        "parts",
+        "role",
+        "sock",
+        "source",
+        "state",
+        "unsent",
+        "waiting_bytes",
+    )  # fmt: skip
+
+    def __init__(self, sock: socket.socket, number: int, decoder: FrameDecoder, *, outbound: bool) -> None:
+        self.sock = sock
+        self.descriptor = sock.fileno()
+        self.number = number
+        self.decoder = decoder
+        self.outbound = outbound
+        self.state = State.CONNECTING if outbound else State.GREETING
+        self.role = ROLE_CLIENT
+        self.source: Source = number  # who messages come from: the number of a client, the node id of a peer
+        self.node_id = b""  # of a peer; of an outbound connection from the start
+        self.nonce = b""  # the peer's boot nonce
+        self.mask = 0  # what the poll set watches for
+        self.held_bytes = 0  # of an unfinished frame, as last accounted for
+        self.parts: list[bytes] = []  # frames to send
+        self.unsent: memoryview | None = None  # what the socket did not take; goes before `parts`
+        self.output_bytes = 0  # Invariant: the sum of both
+        self.waiting_bytes = 0  # of those, what was left after the last `flush`, as last accounted for
+        self.over = ""  # why this connection has to be closed; "" while it lives
+
+    def receive(self) -> bytes | None:
+        """What has arrived, up to a bound; None if there was nothing. At the end of the stream, or on an error, the connection is over."""
+        try:
+            data = self.sock.recv(RECEIVE_BYTES)
+        except BlockingIOError:  # not the end of the stream: another batch took it, or the kernel woke us for nothing
+            return None
+        except OSError as error:
+            self.over = self.over or f"receive: {error.strerror}"
+            return None
+        if not data:
+            self.over = self.over or "closed by the other side"
+            return None
+        return data
+
+    def push(self, frame: bytes) -> None:
+        """Queue a frame; `flush` sends it."""
+        self.parts.append(frame)
+        self.output_bytes += len(frame)
+
+    def flush(self) -> None:
+        """Send what the socket takes, in as few calls as possible."""
+        while self.unsent is not None or self.parts:
+            if self.unsent is None:
+                self.unsent = memoryview(self.parts[0] if len(self.parts) == 1 else b"".join(self.parts))
+                self.parts.clear()
+            try:
+                sent = self.sock.send(self.unsent)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self.over = self.over or f"send: {error.strerror}"
+                return
+            self.output_bytes -= sent
+            if sent < len(self.unsent):
+                self.unsent = self.unsent[sent:]
+                return
+            self.unsent = None
+        # Invariant: nothing queued, nothing counted.
+        assert self.output_bytes == 0
+
+    def wanted(self, pause_bytes: int, draining: bool) -> int:
+        """What the poll set should watch for now. Clients that do not take their answers, and all of them while the node stops, are not read."""
+        if self.state is State.CONNECTING:
+            return select.EPOLLOUT
+        reading = True
+        if self.role == ROLE_CLIENT and self.state is State.OPEN:
+            reading = not draining and self.output_bytes <= pause_bytes
+        return (select.EPOLLIN if reading else 0) | (select.EPOLLOUT if self.unsent is not None else 0)
+
+    def shut_down_output(self) -> None:
+        """Tell the other side that no more will come, once what is queued has left."""
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+        except OSError as error:  # already gone; closing it is all that is left
+            self.over = self.over or f"shutdown: {error.strerror}"

@@ -1,0 +1,36 @@
+"""What the reactor drives, as interfaces: `dynamo.replication.Replica` in a node, an echo in the tests of this room."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from dynamo.errors import DynamoError
+from dynamo.model.group import Group
+from dynamo.model.messages import Message, NodeId, Source
+
+Batch = list[tuple[Source, Message]]
+
+
+class ReadyLike(Protocol):
+    """See `dynamo.replication.Ready`."""
+
+    @property
+    def group(self) -> Group | None: ...
+    @property
+    def messages(self) -> Batch: ...
+    @property
+    def messages_after_commit(self) -> Batch: ...
+
+
+class ReplicaLike(Protocol):
+    """See `dynamo.replication.Replica`."""
+
+    def receive(self, batch: Batch, now: float) -> None: ...
+    def tick(self, now: float) -> None: ...
+    def committed(self, group: Group, now: float) -> None: ...
+    def commit_failed(self, group: Group, error: DynamoError, now: float) -> None: ...
+    def peer_up(self, node: NodeId, now: float) -> None: ...
+    def peer_down(self, node: NodeId, now: float) -> None: ...
+    def take_ready(self) -> ReadyLike: ...
+    @property
+    def next_deadline(self) -> float | None: ...

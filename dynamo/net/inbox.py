@@ -1,0 +1,108 @@
+"""From the bytes of a ready socket to messages the replica can trust: decoding, HELLO, the check of every message, who it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from dynamo.errors import ConfigError, DynamoError, ProtocolError
+from dynamo.model.messages import (
+    CLUSTER_STATUS,
+    JOIN,
+    PREFERENCE_LIST,
+    ROLE_PEER,
+    Message,
+    NodeId,
+    error_message,
+)
+from dynamo.net.connection import Connection, State
+from dynamo.net.driven import Batch
+from dynamo.net.handshake import Greeted, Handshake
+from dynamo.net.links import Links
+from dynamo.wire.frames import encode
+from dynamo.wire.messages import check
+
+Admin = Callable[[Message], Message]
+ADMIN = frozenset((JOIN, CLUSTER_STATUS, PREFERENCE_LIST))  # answered beside the replica, from the membership
+
+
+def answer_admin(admin: Admin, message: Message) -> Message:
+    """The answer, or the typed error, to one of the `ADMIN` messages."""
+    try:
+        return admin(message)
+    except DynamoError as error:
+        return error_message(message[1], error.code, str(error), error.maybe_applied)
+
+
+class Inbox:
+    """The receiving half of the reactor's step."""
+
+    def __init__(
+        self, links: Links, handshake: Handshake, admin: Admin, opened: Callable[[Connection, Greeted, float], None],
+        refused: Callable[[NodeId, DynamoError], None],
+    ) -> None:  # fmt: skip
+        """`opened(connection, greeted, now)`: a HELLO exchange succeeded. `refused(node, error)`: a node we dialled turned us away."""
+        self._links = links
+        self._handshake = handshake
+        self._admin = admin
+        self._opened = opened
+        self._refused = refused
+        self.protocol_errors = 0
+
+    def readable(self, connection: Connection, batch: Batch, now: float) -> None:
+        """Receive once, and append what came to the batch. Whoever breaks the protocol is told and cut off; what the frames before that asked
+        for in the same piece is not done."""
+        data = connection.receive()
+        if data is None:
+            if connection.over:
+                self._links.finish(connection, connection.over)
+            return
+        if connection.state is State.REFUSED:
+            return
+        try:
+            messages = connection.decoder.feed(data)
+            if connection.state is State.GREETING and messages:
+                self._greet(connection, messages.pop(0), now)
+            if messages and connection.state is State.OPEN:
+                self._take(connection, messages, batch)
+        except (ProtocolError, ConfigError) as error:
+            self._turn_away(connection, error, now)
+        else:
+            self._links.account_input(connection)
+
+    def _take(self, connection: Connection, messages: list[Message], batch: Batch) -> None:
+        """Check messages of an open connection; all or none of a piece go on."""
+        role, source = connection.role, connection.source
+        for message in messages:
+            check(message, role)
+        if role == ROLE_PEER:
+            batch += [(source, message) for message in messages]
+            return
+        for message in messages:
+            if message[0] in ADMIN:
+                self._links.push(connection, encode(answer_admin(self._admin, message)))
+            else:
+                batch.append((source, message))
+
+    def _greet(self, connection: Connection, message: Message, now: float) -> None:
+        """The first message of a connection. Raises ProtocolError or ConfigError to turn it away."""
+        if connection.outbound:
+            greeted = self._handshake.accept_reply(message, connection.node_id)
+        else:
+            greeted = self._handshake.accept(message)
+            assert greeted.reply is not None
+            self._links.push(connection, encode(greeted.reply))
+        connection.role = greeted.role
+        connection.nonce = greeted.nonce
+        if greeted.role == ROLE_PEER:
+            connection.node_id = connection.source = greeted.node_id
+        self._links.opened(connection)
+        self._opened(connection, greeted, now)
+
+    def _turn_away(self, connection: Connection, error: DynamoError, now: float) -> None:
+        self.protocol_errors += 1
+        if connection.outbound and connection.state is State.GREETING:
+            self._refused(connection.node_id, error)
+        if connection.node_id:  # a peer: there is nobody to tell, and the link must be given up at once
+            self._links.finish(connection, str(error))
+        else:
+            self._links.refuse(connection, error, now)

@@ -1,0 +1,43 @@
+"""Bounds of a node's network side. Each keeps one kind of misbehaviour from costing more than its own connection."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dynamo.wire.frames import FRAME_BYTES_MAX
+
+MEBIBYTE = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Checked where the bytes arrive or leave. Times in seconds."""
+
+    frame_bytes_max: int = FRAME_BYTES_MAX
+    """Largest frame accepted. It must hold a record with all its siblings: records travel whole."""
+
+    connections_max: int = 10_000
+    """Connections at once, peers included. One more is accepted and closed, so that its owner tries elsewhere instead of waiting."""
+
+    hello_timeout_s: float = 5.0
+    """From accept to a complete HELLO; absolute, so that sending it byte by byte gains nothing."""
+
+    connect_timeout_s: float = 1.0
+    """From dialling a peer to its HELLO_REPLY. Longer waits for slow networks, shorter notices dead machines sooner."""
+
+    retry_s: float = 0.05
+    retry_s_max: float = 2.0
+    """Wait before a peer is dialled again: doubles from the first to the second with each failure in a row, jittered by half either way."""
+
+    output_bytes_max: int = 16 * MEBIBYTE
+    """Unsent bytes of one connection. A reader slower than that is cut off: it would otherwise be buffered without end."""
+
+    output_pause_bytes: int = 1 * MEBIBYTE
+    """Unsent bytes at which a client is no longer read from: it should first take the answers it has asked for."""
+
+    output_total_bytes_max: int = 512 * MEBIBYTE
+    input_total_bytes_max: int = 256 * MEBIBYTE
+    """The same over all connections: unsent output, and unfinished frames. The connection that passes the bound is closed."""
+
+    queue_bytes_max: int = 8 * MEBIBYTE
+    """Messages that wait for a peer's connection to come up. Beyond it new ones are dropped, as if the network had lost them."""

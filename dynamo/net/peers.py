@@ -1,0 +1,170 @@
+"""Links to other nodes: which connections lead to whom, what waits for one to come up, and when to dial again.
+
+A node dials a peer when it first has something for it, and again, with growing jittered pauses, after a failure, as long as the membership has
+an address for it. A connection serves both directions, so one dialled by the peer is as good; when both dialled at once there are two, which
+is harmless: each side sends over the one that came up last. The replica hears `peer_up` with the first and `peer_down` with the last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+from dynamo.config import split_address
+from dynamo.model.messages import NodeId
+from dynamo.net.connection import Connection, State
+from dynamo.net.limits import Limits
+from dynamo.net.sockets import SocketAddress, numeric
+from dynamo.net.timers import Timers
+
+if TYPE_CHECKING:
+    from random import Random
+
+
+class Dialler(Protocol):
+    """What `Peers` needs of the reactor."""
+
+    def dial(self, node_id: NodeId, target: SocketAddress) -> Connection | None:
+        """Begin to connect; None if that failed at once."""
+
+    def look_up(self, host: str, port: int, found: Callable[[list[SocketAddress], float], None]) -> None:
+        """Find the addresses of a name; `found(addresses, now)` is called in a later step."""
+
+    def give_up(self, connection: Connection, reason: str) -> None:
+        """Close a connection after this batch."""
+
+    def push(self, connection: Connection, frame: bytes) -> None:
+        """Queue a frame on an open connection."""
+
+
+class Peer:
+    """What this node has of one other node."""
+
+    __slots__ = ("dialling", "failures", "links", "node_id", "queue", "queue_bytes", "retrying")
+
+    def __init__(self, node_id: NodeId) -> None:
+        self.node_id = node_id
+        self.links: list[Connection] = []  # open ones, the most recent last
+        self.dialling = False  # a look-up, a connect or a HELLO is on its way
+        self.retrying = False  # a timer will dial again
+        self.failures = 0  # in a row
+        self.queue: list[bytes] = []  # frames for when a link is up
+        self.queue_bytes = 0
+
+
+class Peers:
+    """The peers this process has had to do with."""
+
+    def __init__(
+        self, dialler: Dialler, timers: Timers, limits: Limits, address_of: Callable[[NodeId], str | None], random: Random,
+        down: Callable[[NodeId, float], None],
+    ) -> None:  # fmt: skip
+        """`address_of(node)`: host:port from the membership, None for a node that is not in it or has left. `down(node, now)` is called when the
+        last link broke, and for each failed attempt."""
+        self._dialler = dialler
+        self._timers = timers
+        self._limits = limits
+        self._address_of = address_of
+        self._random = random
+        self._down = down
+        self._peers: dict[NodeId, Peer] = {}
+        self.dropped = 0  # messages that found no connection
+
+    def connected(self, node_id: NodeId) -> bool:
+        """Whether a link is up."""
+        peer = self._peers.get(node_id)
+        return peer is not None and bool(peer.links)
+
+    def live_nonce(self, node_id: NodeId) -> bytes | None:
+        """The boot nonce of the process behind the open links."""
+        peer = self._peers.get(node_id)
+        return peer.links[-1].nonce if peer is not None and peer.links else None
+
+    def send(self, node_id: NodeId, frame: bytes, now: float) -> None:
+        """Send over the link that came up last; without one, dial and queue. A peer that just failed loses the message, as a network would."""
+        peer = self._peers.get(node_id)
+        if peer is None:
+            peer = self._peers[node_id] = Peer(node_id)
+        if peer.links:
+            self._dialler.push(peer.links[-1], frame)
+            return
+        if not peer.dialling and not peer.retrying:
+            self._dial(peer, now)
+        if not peer.dialling or peer.queue_bytes + len(frame) > self._limits.queue_bytes_max:
+            self.dropped += 1
+            return
+        peer.queue.append(frame)
+        peer.queue_bytes += len(frame)
+
+    def want(self, node_id: NodeId, now: float) -> None:
+        """Have a link to this node, and keep trying."""
+        peer = self._peers.setdefault(node_id, Peer(node_id))
+        if not (peer.links or peer.dialling or peer.retrying):
+            self._dial(peer, now)
+
+    def opened(self, connection: Connection) -> bool:
+        """A connection to `connection.node_id` has been greeted. Returns whether it is the first."""
+        peer = self._peers.setdefault(connection.node_id, Peer(connection.node_id))
+        peer.links.append(connection)
+        peer.failures = 0
+        if connection.outbound:
+            peer.dialling = False
+        queue, peer.queue, peer.queue_bytes = peer.queue, [], 0
+        for frame in queue:
+            self._dialler.push(connection, frame)
+        return len(peer.links) == 1
+
+    def closed(self, connection: Connection, now: float) -> None:
+        """A connection of a peer, open or on its way, is gone."""
+        peer = self._peers[connection.node_id]
+        if connection in peer.links:
+            peer.links.remove(connection)
+        else:  # it never came up
+            peer.dialling = False
+        if not peer.links:
+            self._failed(peer, now)
+
+    def _failed(self, peer: Peer, now: float) -> None:
+        """No link, and the last attempt at one is over: drop what waited and try again later."""
+        peer.failures += 1
+        self.dropped += len(peer.queue)
+        peer.queue, peer.queue_bytes = [], 0
+        if not peer.retrying and not peer.dialling:
+            peer.retrying = True
+            pause = min(self._limits.retry_s_max, self._limits.retry_s * 2.0 ** min(peer.failures - 1, 16))
+            self._timers.at(now + pause * self._random.uniform(0.5, 1.5), lambda later: self._retry(peer, later))
+        self._down(peer.node_id, now)
+
+    def _retry(self, peer: Peer, now: float) -> None:
+        peer.retrying = False
+        if not peer.links and not peer.dialling:
+            self._dial(peer, now)
+
+    def _dial(self, peer: Peer, now: float) -> None:
+        """Begin an attempt. A node without an address is forgotten: it has left."""
+        address = self._address_of(peer.node_id)
+        if address is None:
+            del self._peers[peer.node_id]
+            self.dropped += len(peer.queue)
+            return
+        peer.dialling = True
+        host, port = split_address(address)
+        target = numeric(host, port)
+        if target is not None:
+            self._connect(peer, [target], now)
+        else:
+            self._dialler.look_up(host, port, lambda found, later: self._connect(peer, found, later))
+
+    def _connect(self, peer: Peer, found: list[SocketAddress], now: float) -> None:
+        """Connect to one of the addresses of the peer, the next one after each failure."""
+        connection = self._dialler.dial(peer.node_id, found[peer.failures % len(found)]) if found else None
+        if connection is None:
+            peer.dialling = False
+            if not peer.links:
+                self._failed(peer, now)
+            return
+        self._timers.at(now + self._limits.connect_timeout_s, lambda _: self._check_progress(connection))
+
+    def _check_progress(self, connection: Connection) -> None:
+        if connection.state in (State.CONNECTING, State.GREETING):
+            self._dialler.give_up(connection, "no answer in time")

@@ -1,0 +1,130 @@
+"""The sending half of a step: what the replica asks for, in the order it asks for it.
+
+Messages may leave at once; the group is committed; what waited for the group leaves after it, if it succeeded. While a group is in flight on
+the commit thread the reactor goes on stepping the replica, which gives no further group before this one is reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from dynamo.errors import ValueTooLarge
+from dynamo.model.group import Group
+from dynamo.model.messages import PUT_REPLY, Message, error_message
+from dynamo.net.commits import Commits
+from dynamo.net.connection import Connection
+from dynamo.net.driven import Batch, ReplicaLike
+from dynamo.net.links import Links
+from dynamo.net.local import LocalPort
+from dynamo.net.peers import Peers
+from dynamo.wire.frames import encode
+
+COMMITS_MAX = 4  # groups committed inline before the sockets are looked at again
+
+
+class Pump:
+    """Takes each Ready of the replica and does what it says."""
+
+    def __init__(
+        self,
+        replica: ReplicaLike,
+        commits: Commits,
+        refresh: Callable[[], None],
+        links: Links,
+        peers: Peers,
+        frame_bytes_max: int,
+        wake: Callable[[], None],
+    ) -> None:
+        self.clients: dict[int, Connection | LocalPort] = {}
+        self.in_flight: Group | None = None
+        self._after_commit: Batch = []
+        self._replica = replica
+        self._commits = commits
+        self._refresh = refresh
+        self._links = links
+        self._peers = peers
+        self._frame_bytes_max = frame_bytes_max
+        self._wake = wake
+        names = ("messages_out", "messages_too_large", "replies_dropped", "commits", "commits_failed")
+        self.counters = dict.fromkeys(names, 0)
+
+    def run(self, now: float) -> None:
+        """Send and commit in the order of each Ready, until there is nothing to commit or a commit is under way."""
+        for _ in range(COMMITS_MAX):
+            ready = self._replica.take_ready()
+            self.send(ready.messages, now)
+            if ready.group is None:
+                self.send(ready.messages_after_commit, now)
+                return
+            # Invariant: one group at a time; a replica gives no new one before the former is reported.
+            assert self.in_flight is None
+            self.in_flight, self._after_commit = ready.group, ready.messages_after_commit
+            self._links.flush_peers()  # the other replicas' disks work while ours does
+            self._commits.submit(ready.group)
+            if not self.report(now):
+                return
+        self._wake()
+
+    def report(self, now: float) -> bool:
+        """Tell the replica if the group in flight is done, and send what waited for it."""
+        if self.in_flight is None:
+            return False
+        completed = self._commits.completed()
+        for group, error in completed:
+            assert group is self.in_flight
+            after, self.in_flight, self._after_commit = self._after_commit, None, []
+            self._refresh()  # first: the replica forgets the group, so its reads must show it
+            self.counters["commits"] += 1
+            if error is None:
+                self._replica.committed(group, now)
+                self.send(after, now)
+            else:
+                self.counters["commits_failed"] += 1
+                self._replica.commit_failed(group, error, now)
+        return bool(completed)
+
+    def send(self, messages: Batch, now: float) -> None:
+        """Queue messages, each encoded once even if several destinations get the same one in a row."""
+        last: Message | None = None
+        frame = b""
+        for destination, message in messages:
+            if message is not last:
+                last, frame = message, b""
+            if type(destination) is int:
+                client = self.clients.get(destination)
+                if client is None:
+                    self.counters["replies_dropped"] += 1
+                elif type(client) is Connection:
+                    frame = frame or self._encode(message)
+                    self._links.push(client, frame or self._too_large(message))
+                else:
+                    assert type(client) is LocalPort
+                    client.deliver(message)
+            else:
+                assert type(destination) is bytes
+                frame = frame or self._encode(message)
+                if frame:
+                    self._peers.send(destination, frame, now)
+        self.counters["messages_out"] += len(messages)
+
+    def _encode(self, message: Message) -> bytes:
+        """The frame of a message; b"" for one larger than others accept, which is lost as if by the network."""
+        try:
+            return encode(message, self._frame_bytes_max)
+        except ValueTooLarge:
+            self.counters["messages_too_large"] += 1
+            return b""
+
+    @staticmethod
+    def _too_large(message: Message) -> bytes:
+        """What a client gets in place of an answer that does not fit into a frame."""
+        text = "the answer does not fit into a frame; ask for fewer keys at once, or merge siblings"
+        return encode(error_message(message[1], ValueTooLarge.code, text, message[0] == PUT_REPLY))
+
+    def close(self, now: float) -> bool:
+        """End the commits; one under way is waited for and reported. Returns whether everything the replica staged is on disk."""
+        self._commits.close()
+        failed_before = self.counters["commits_failed"]
+        self.report(now)
+        failed = self.counters["commits_failed"] != failed_before
+        return not failed and self.in_flight is None and self._replica.take_ready().group is None

@@ -1,0 +1,101 @@
+"""Sockets as the reactor wants them: non-blocking, unable to be inherited, without Nagle's delay, and quick to notice a dead peer."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from typing import Any
+
+from dynamo.config import join_address, split_address
+from dynamo.errors import ConfigError
+
+BACKLOG = 1024
+SocketAddress = tuple[int, Any]  # address family, address in the form of that family
+# A peer that vanished (power, cable) sends no reset. Unacknowledged data or unanswered probes for this long end the connection.
+PEER_SILENCE_MS = 5_000
+_UNSPECIFIED = {"0.0.0.0": socket.AF_INET, "::": socket.AF_INET6}
+_ANYWHERE = {socket.AF_INET: ("192.0.2.1", 9), socket.AF_INET6: ("2001:db8::1", 9)}  # documentation addresses; nothing is sent there
+
+
+def listen(address: str) -> socket.socket:
+    """A listening socket on `host:port`; port 0 takes a free one. Raises ConfigError where that cannot be."""
+    host, port = split_address(address, where="listen", port_min=0)
+    try:
+        family, kind, protocol, _, target = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        sock = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise ConfigError(f"listen: {address}: {error}") from None
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(target)
+        sock.listen(BACKLOG)
+        sock.setblocking(False)
+    except OSError as error:
+        sock.close()
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigError(f"listen: {address} is in use by another process; stop it or choose another port (0 takes a free one)") from None
+        raise ConfigError(f"listen: {address}: {error.strerror}") from None
+    return sock
+
+
+def advertised(address: str, listener: socket.socket) -> str:
+    """What other nodes are told: the host as configured with the port really bound.
+
+    For "every interface" that is the interface the default route leaves by, which is right on most machines with one network.
+    """
+    host, _ = split_address(address, where="listen", port_min=0)
+    if host in _UNSPECIFIED:
+        host = _own_host(_UNSPECIFIED[host])
+    return join_address(host, listener.getsockname()[1])
+
+
+def numeric(host: str, port: int) -> SocketAddress | None:
+    """The address, if `host` is written as numbers; None for a name, which has to be looked up."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV)
+    except OSError:
+        return None
+    return found[0][0], found[0][4]
+
+
+def begin_connect(target: SocketAddress) -> socket.socket:
+    """A socket on its way to `target`: writable once it is connected or has failed. Raises OSError."""
+    sock = socket.socket(target[0], socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        result = sock.connect_ex(target[1])
+        if result not in (0, errno.EINPROGRESS):
+            raise OSError(result, errno.errorcode.get(result, "connect"))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def tune(sock: socket.socket) -> None:
+    """Settings of every connection."""
+    sock.setblocking(False)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+
+def tune_peer(sock: socket.socket) -> None:
+    """Further settings of a connection between nodes."""
+    for option, value in (
+        ("TCP_USER_TIMEOUT", PEER_SILENCE_MS),
+        ("TCP_KEEPIDLE", 2),
+        ("TCP_KEEPINTVL", 1),
+        ("TCP_KEEPCNT", 3),
+    ):
+        if hasattr(socket, option):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+
+
+def _own_host(family: socket.AddressFamily) -> str:
+    """This machine's address on the default route; connecting a datagram socket picks it and sends nothing."""
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(_ANYWHERE[family])
+            return str(probe.getsockname()[0])
+        except OSError:
+            return "127.0.0.1" if family == socket.AF_INET else "::1"

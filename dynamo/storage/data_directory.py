@@ -1,0 +1,197 @@
+"""One directory, one store, one process: lock it, know it again, and say whether it was left in order.
+
+    LOCK        held with flock while in use; says the pid of the holder, or how data.mdb looked after a clean stop
+    data.mdb    the LMDB file (`lock.mdb` beside it is LMDB's own)
+    meta table  `format` = 1, and after a clean stop `clean_stop` = device and inode of data.mdb
+
+`clean` decides whether the store may go on under its old actor (DESIGN section 2), so it errs on the safe side: the
+marker must name this very file, and is gone, synced, before anyone can act on it. A copied directory has another inode.
+A backup written over the file in place has the same one; but its change time, which nobody can set, is no longer the
+one that the last clean stop left in LOCK.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from struct import Struct
+
+from dynamo.errors import ConfigError, StorageFailed
+from dynamo.model.group import Group
+from dynamo.storage.engine import StorageEngine
+from dynamo.storage.lmdb import LmdbEngine
+from dynamo.storage.memory import MemoryEngine
+
+DURABILITIES = ("synced", "relaxed", "memory")
+FORMAT = 1
+META_FORMAT = b"format"
+META_CLEAN_STOP = b"clean_stop"
+
+_LOCK, _DATA = "LOCK", "data.mdb"
+_OURS = frozenset({_LOCK, _DATA, "lock.mdb"})
+_TOLERATED = frozenset({"lost+found"})  # the root of a file system of its own
+_IDENTITY = Struct(">QQ")  # st_dev, st_ino
+
+
+class DataDirectory:
+    """An open data directory. `engine`: its storage. `clean`: the last stop was clean, and this is that very directory.
+
+    durability `synced` and `relaxed` open or create `path`; `memory` has no directory and ignores it. Raises
+    ConfigError, saying what to do, where the directory is in use, not writable, not a directory, foreign, or of another
+    format; StorageFull, StorageFailed from the disk.
+    """
+
+    engine: StorageEngine
+
+    def __init__(self, path: str | os.PathLike[str], durability: str = "synced") -> None:
+        if durability not in DURABILITIES:
+            raise ConfigError(f"durability {durability!r} is not one of {', '.join(DURABILITIES)}")
+        self.path = os.fspath(path)
+        self.durability = durability
+        self.clean = False
+        self._lock: int | None = None
+        if durability == "memory":
+            self.engine = MemoryEngine()
+            return
+        _prepare(self.path)
+        self._lock, stopped_as = _take_lock(self.path)
+        try:
+            found = _describe(self._data_path)
+            self.engine = LmdbEngine(self.path, durability == "synced")
+            try:
+                self.clean = self._check_in() and found == stopped_as
+                _sync(self.path)
+            except BaseException:
+                self.engine.close()
+                raise
+        except OSError as error:
+            os.close(self._lock)
+            raise StorageFailed(f"cannot open {self.path}: {error}") from error
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    @property
+    def _data_path(self) -> str:
+        return os.path.join(self.path, _DATA)
+
+    def _check_in(self) -> bool:
+        """Check the format, consume the clean-stop marker; whether it named this file."""
+        engine = self.engine
+        found = engine.read_meta(META_FORMAT)
+        marker = engine.read_meta(META_CLEAN_STOP)
+        group = Group(0, synced=True)
+        if found is None:
+            if engine.scan("objects", b"", None, 1):
+                raise ConfigError(f"{self.path} holds rows but no format number; it is no data directory of dynamo")
+            group.meta[META_FORMAT] = b"%d" % FORMAT
+        elif found != b"%d" % FORMAT:
+            raise ConfigError(
+                f"{self.path} has format {found.decode('ascii', 'replace')}, this dynamo reads format {FORMAT}; "
+                "start the version that wrote it, or give another directory"
+            )
+        if marker is not None:
+            group.meta[META_CLEAN_STOP] = None
+        if group.meta:
+            engine.commit(group)
+            engine.refresh()
+        return marker is not None and marker == self._identity()
+
+    def _identity(self) -> bytes:
+        status = os.stat(self._data_path)
+        return _IDENTITY.pack(status.st_dev, status.st_ino)
+
+    def close(self, clean: bool) -> None:
+        """Close the engine and let go of the directory. `clean`: nothing is unfinished, so leave the clean-stop marker.
+
+        The commit thread is closed before. An error of the marker's commit is raised after everything is closed: the
+        stop is then not clean.
+        """
+        lock, self._lock = self._lock, None
+        if lock is None:
+            self.engine.close()
+            return
+        try:
+            try:
+                if clean:
+                    self.engine.commit(Group(0, meta={META_CLEAN_STOP: self._identity()}, synced=True))
+            finally:
+                self.engine.close()
+            if clean:
+                # Synced before its change time is noted: one that a power cut takes back would be a false alarm.
+                _sync(self._data_path)
+                _write_lock(lock, _describe(self._data_path))
+                os.fsync(lock)
+        except OSError as error:
+            raise StorageFailed(f"cannot leave {self.path} in order: {error}") from error
+        finally:
+            os.close(lock)
+
+
+def _describe(data_path: str) -> str:
+    """How the data file looks from outside: where it is and when it was last changed. "absent" if it is."""
+    try:
+        status = os.stat(data_path)
+    except FileNotFoundError:
+        return "absent"
+    return f"stopped {status.st_dev} {status.st_ino} {status.st_ctime_ns}"
+
+
+def _prepare(path: str) -> None:
+    """Make the directory if it is absent. Raises ConfigError if it cannot be one of ours."""
+    missing, parents = path, []
+    try:
+        while not os.path.lexists(missing):
+            missing = os.path.dirname(missing.rstrip("/")) or "."
+            parents.append(missing)
+        os.makedirs(path, mode=0o700, exist_ok=True)
+        for parent in parents:
+            _sync(parent)
+        names = set(os.listdir(path))
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ConfigError(f"{path} is not a directory; give a directory for the data") from error
+    except OSError as error:
+        raise ConfigError(f"cannot use {path} as data directory: {error.strerror}; check its owner and permissions") from error
+    foreign = sorted(names - _OURS - _TOLERATED)
+    if _DATA not in names and foreign:
+        raise ConfigError(f"{path} is not empty ({foreign[0]!r} is there) and holds no data of dynamo; give a new or empty directory")
+
+
+def _take_lock(path: str) -> tuple[int, str]:
+    """Lock the directory for this process; the lock's descriptor, and what LOCK said. Raises ConfigError if in use."""
+    lock_path = os.path.join(path, _LOCK)
+    try:
+        lock = os.open(lock_path, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise ConfigError(f"cannot write {lock_path}: {error.strerror}; check the owner and permissions of {path}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        said = _read_lock(lock)
+        _write_lock(lock, f"pid {os.getpid()}")
+    except BlockingIOError as error:
+        said = _read_lock(lock)
+        os.close(lock)
+        holder = f" by {said}" if said.startswith("pid ") else ""
+        raise ConfigError(f"{path} is in use{holder}; stop that process or give another directory") from error
+    except OSError as error:
+        os.close(lock)
+        raise ConfigError(f"cannot lock {lock_path}: {error.strerror}; the directory needs a file system with locks and free space") from error
+    return lock, said
+
+
+def _read_lock(lock: int) -> str:
+    return os.pread(lock, 200, 0).decode("ascii", "replace").strip()
+
+
+def _write_lock(lock: int, text: str) -> None:
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, text.encode() + b"\n", 0)
+
+
+def _sync(path: str) -> None:
+    """Make a file durable, or the names in a directory: a file is only as safe as the entry that leads to it."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

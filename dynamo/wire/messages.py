@@ -1,0 +1,139 @@
+"""Every message's shape, and who may send it: the table behind `docs/wire.md`.
+
+`check` is what stands between a socket and the replica: what it lets pass has all fields of its type, of the right types and within range,
+nested messages included, and came on a connection of a role that may send it. It does not judge meaning: key lengths, bucket names,
+tokens and records have typed errors of their own, given by whoever reads them.
+
+A request that fails here closes the connection. Nobody who speaks the protocol sends one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dynamo.errors import ProtocolError
+from dynamo.model import messages as m
+from dynamo.model.member import MEMBERS_MAX, Member
+from dynamo.model.messages import Message
+from dynamo.wire.shapes import BYTES, BYTES_OR_NIL, FLAG, ID, TEXT, U8, U32, U64, Kind, Shape, array_of, upto
+
+KEYS_MAX = 1024  # keys of one GET_MANY
+def _id(value: Any) -> None:
+    if type(value) is not bytes or len(value) != 16:
+        raise ProtocolError("a node id is 16 bytes")
+
+
+def _key(value: Any) -> None:
+    if type(value) is not bytes:
+        raise ProtocolError("GET_MANY: a key is bytes")
+
+
+_ENTRY = Shape("gossip entry", [("node_id", ID), ("incarnation", U64), ("revision", U64), ("admin_version", U64)], first=0)
+_SIBLING = Shape("sibling", [("value", BYTES), ("actor", U64), ("counter", U64), ("time", U64)], first=0)
+
+MEMBERS = array_of("members", Member.from_tuple, high=MEMBERS_MAX)  # `model.member` checks what it will read again
+SIBLINGS = array_of("[value, actor, counter, time]", _SIBLING.check_array)
+KEY = [("bucket", BYTES), ("key", BYTES)]
+TIME = ("time_ms", U32)  # the time remaining
+RING = [("ring_number", U64), ("ring_hash", U64)]
+DURABILITY = upto(m.DURABILITY_SYNCED)
+STANDING = upto(m.RECOVERING)
+_GREETING = [
+    ("magic", BYTES), ("protocol_min", U32), ("protocol_max", U32), ("format_min", U32), ("format_max", U32), ("cluster_id", BYTES),
+    ("partitions", U32), ("tree_shape", U32), ("role", U8), ("node_id", BYTES), ("incarnation", U64), ("boot_nonce", BYTES),
+    ("capabilities", U64), ("auth", BYTES), ("address", TEXT),
+]  # fmt: skip
+
+
+def _inner(*types: int) -> Kind:
+    """A field that holds a whole message of one of these types."""
+
+    def check_inner(value: Any) -> None:
+        if type(value) is not tuple or not value or type(value[0]) is not int or value[0] not in types:
+            raise ProtocolError(f"a nested message is not of type {' or '.join(map(str, types))}")
+        SHAPES[value[0]].check(value)
+
+    return Kind("message", (tuple,), nested=check_inner)
+
+
+def _inner_each(*types: int) -> Kind:
+    check_inner = _inner(*types).nested
+    assert check_inner is not None
+    return array_of("messages", check_inner, high=KEYS_MAX)
+
+
+SHAPES: dict[int, Shape] = {
+    m.HELLO: Shape("HELLO", _GREETING),
+    m.HELLO_REPLY: Shape("HELLO_REPLY", [*_GREETING, ("known_actor", U64), ("known_lease_end", U64)]),
+    m.JOIN: Shape("JOIN", [("node_id", ID), ("name", TEXT), ("address", TEXT)]),
+    m.JOIN_REPLY: Shape("JOIN_REPLY", [("cluster", BYTES), ("members", MEMBERS)]),
+    m.GET: Shape("GET", [*KEY, ("r", U8), ("pr", U8), TIME]),
+    m.PUT: Shape(
+        "PUT",
+        [*KEY, ("value", BYTES_OR_NIL), ("context", BYTES_OR_NIL), ("mode", upto(m.MODE_SET)), ("w", U8), ("pw", U8), TIME, ("operation", ID)],
+    ),
+    m.GET_MANY: Shape(
+        "GET_MANY", [("bucket", BYTES), ("keys", array_of("keys", _key, 1, KEYS_MAX)), ("r", U8), ("pr", U8), TIME]
+    ),
+    m.CLUSTER_STATUS: Shape("CLUSTER_STATUS", []),
+    m.PREFERENCE_LIST: Shape("PREFERENCE_LIST", [*KEY]),
+    m.GET_REPLY: Shape("GET_REPLY", [*RING, ("owners_answered", U32), ("token", BYTES), ("siblings", SIBLINGS)]),
+    m.PUT_REPLY: Shape(
+        "PUT_REPLY",
+        [*RING, ("token", BYTES), ("actor", U64), ("counter", U64), ("unseen_siblings", U32), ("confirmed", U32),
+         ("durability", DURABILITY)],
+    ),
+    m.GET_MANY_REPLY: Shape("GET_MANY_REPLY", [("replies", _inner_each(m.GET_REPLY, m.ERROR))]),
+    m.CLUSTER_STATUS_REPLY: Shape("CLUSTER_STATUS_REPLY", [("document", BYTES)]),
+    m.PREFERENCE_LIST_REPLY: Shape("PREFERENCE_LIST_REPLY", [("document", BYTES)]),
+    m.ERROR: Shape("ERROR", [("code", U32), ("text", TEXT), ("maybe_applied", FLAG), ("required", U32), ("received", U32)]),
+    m.FORWARD: Shape("FORWARD", [("put", _inner(m.PUT))]),
+    m.FORWARD_REPLY: Shape("FORWARD_REPLY", [("reply", _inner(m.PUT_REPLY, m.ERROR))]),
+    m.REPLICATE: Shape(
+        "REPLICATE",
+        [*KEY, ("record", BYTES), ("purpose", upto(m.PURPOSE_ANTI_ENTROPY)), ("target", BYTES), TIME,
+         *RING, ("bucket_version", U64), ("durability", DURABILITY), ("operation", ID)],
+    ),
+    m.REPLICATE_REPLY: Shape(
+        "REPLICATE_REPLY", [("code", U32), ("standing", STANDING), ("durability", DURABILITY), ("digest", BYTES), *RING]
+    ),
+    m.READ: Shape("READ", [*KEY, ("digest", BYTES), TIME, *RING, ("bucket_version", U64)]),
+    m.READ_REPLY: Shape("READ_REPLY", [("code", U32), ("standing", STANDING), ("digest", BYTES), ("record", BYTES_OR_NIL), *RING]),
+    m.GOSSIP: Shape("GOSSIP", [("digest", BYTES), ("entries", array_of("entries", _ENTRY.check_array, high=MEMBERS_MAX))]),
+    m.GOSSIP_REPLY: Shape(
+        "GOSSIP_REPLY", [("digest", BYTES), ("members", MEMBERS), ("wanted", array_of("node ids", _id, high=MEMBERS_MAX))]
+    ),
+    m.GOSSIP_PUSH: Shape("GOSSIP_PUSH", [("members", MEMBERS)]),
+}  # fmt: skip
+
+# What a node accepts, by the role of the connection it came on, after HELLO.
+REQUESTS: dict[int, frozenset[int]] = {
+    m.ROLE_CLIENT: frozenset((m.GET, m.PUT, m.GET_MANY, m.CLUSTER_STATUS, m.PREFERENCE_LIST)),
+    m.ROLE_PEER: frozenset(
+        (m.FORWARD, m.FORWARD_REPLY, m.REPLICATE, m.REPLICATE_REPLY, m.READ, m.READ_REPLY, m.GOSSIP, m.GOSSIP_REPLY, m.GOSSIP_PUSH)
+    ),
+    m.ROLE_JOIN: frozenset((m.JOIN,)),
+}
+# What a node answers to whoever is no node.
+ANSWERS: dict[int, frozenset[int]] = {
+    m.ROLE_CLIENT: frozenset((m.GET_REPLY, m.PUT_REPLY, m.GET_MANY_REPLY, m.CLUSTER_STATUS_REPLY, m.PREFERENCE_LIST_REPLY, m.ERROR)),
+    m.ROLE_JOIN: frozenset((m.JOIN_REPLY, m.ERROR)),
+}
+_REQUESTS = {role: {kind: SHAPES[kind] for kind in kinds} for role, kinds in REQUESTS.items()}
+_ANSWERS = {role: {kind: SHAPES[kind] for kind in kinds} for role, kinds in ANSWERS.items()}
+
+
+def check(message: Message, role: int) -> None:
+    """Raises ProtocolError unless a node may get this message on a connection of this role. Between peers, requests and replies alike."""
+    shape = _REQUESTS[role].get(message[0])
+    if shape is None:
+        raise ProtocolError(f"message type {message[0]} on a connection of role {role}")
+    shape.check(message)
+
+
+def check_answer(message: Message, role: int = m.ROLE_CLIENT) -> None:
+    """Raises ProtocolError unless this is an answer a node gives to a client (or to a joiner)."""
+    shape = _ANSWERS[role].get(message[0])
+    if shape is None:
+        raise ProtocolError(f"message type {message[0]} as an answer to role {role}")
+    shape.check(message)

@@ -1,0 +1,8 @@
+"""Tests of the command line talk to the fake node of the client's tests."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "client"))

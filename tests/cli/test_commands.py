@@ -1,0 +1,220 @@
+"""The client commands against a scripted node: what goes to stdout, byte for byte, and the exit codes."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from fake_node import FakeNode, Script, error, get_reply, put_reply, store
+
+import dynamo
+from dynamo.cli import main
+from dynamo.model import messages as m
+from dynamo.model.messages import Message
+from dynamo.wire.documents import encode_document
+
+Run = Callable[..., tuple[int, bytes, bytes]]
+
+
+@pytest.fixture
+def script() -> Script:
+    return store()
+
+
+@pytest.fixture
+def node(script: Script) -> Iterator[FakeNode]:
+    with FakeNode(lambda message: script(message)) as node:
+        yield node
+
+
+@pytest.fixture
+def run(capsysbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch, node: FakeNode) -> Run:
+    monkeypatch.setenv("DYNAMO_AT", node.address)
+
+    def run(*arguments: str) -> tuple[int, bytes, bytes]:
+        code = main(arguments)
+        return code, *capsysbinary.readouterr()
+
+    return run
+
+
+def answering(*replies: Message) -> Script:
+    left = iter(replies)
+    return lambda message: next(left)
+
+
+# --- data -----------------------------------------------------------------------------------------------------------------------------
+
+
+def test_writes_print_the_token_alone(run: Run) -> None:
+    token = b"cHV0LXRva2Vu"
+    assert run("put", "alice", "hello") == (0, token + b"\n", b"")
+    assert run("set", "alice", "hello", "-o", "raw") == (0, token + b"\n", b"")
+    code, out, _ = run("delete", "alice", "--blind", "-o", "json", "-b", "people")
+    assert (code, json.loads(out)) == (0, {"key": "alice", "bucket": "people", "context": token.decode()})
+
+
+@pytest.mark.parametrize("script", [answering(get_reply(b"a\n", b"\xff"))])
+def test_get_prints_each_value_and_a_newline(run: Run) -> None:
+    code, out, err = run("get", "k")
+    assert (code, out) == (0, b"a\n\n\xff\n") and b"2 siblings" in err
+
+
+@pytest.mark.parametrize("script", [answering(get_reply(b"a\n", b"\xff"))])
+def test_get_raw_prints_the_exact_bytes(run: Run) -> None:
+    assert run("get", "k", "-o", "raw")[:2] == (0, b"a\n\xff")
+
+
+@pytest.mark.parametrize("script", [answering(get_reply("hé".encode(), b"\xff"))])
+def test_get_json_is_one_line_of_the_documented_fields(run: Run) -> None:
+    code, out, _ = run("get", "alice", "-o", "json", "--no-siblings")
+    dots = [{"dot": f"0000000000000007:{i}", "time": "1970-01-01T00:00:01.000000Z"} for i in (1, 2)]
+    expected = {
+        "key": "alice",
+        "bucket": "default",
+        "found": True,
+        "context": "dG9rZW4",
+        "siblings": [{"value": "hé", "encoding": "utf-8"} | dots[0], {"value": "/w==", "encoding": "base64"} | dots[1]],
+    }
+    assert code == 4 and out.count(b"\n") == 1 and out.endswith(b"\n")
+    assert json.loads(out) == expected and list(json.loads(out)) == list(expected)
+
+
+def test_a_key_that_is_no_text_says_so(run: Run) -> None:
+    code, out, _ = run("get", b"\xffk".decode("utf-8", "surrogateescape"), "-o", "json")
+    absent = {"key": "/2s=", "bucket": "default", "key_encoding": "base64", "found": False, "context": "dG9rZW4", "siblings": []}
+    assert (code, json.loads(out)) == (3, absent)
+
+
+def test_absent_prints_nothing_and_exits_with_3(run: Run) -> None:
+    code, out, err = run("get", "nobody")
+    assert (code, out) == (3, b"") and b"owners that answered: 3" in err
+
+
+def test_a_dash_reads_the_value_from_stdin(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    stdin = io.TextIOWrapper(io.BytesIO(b"\x00\xff\r\n"))
+    monkeypatch.setattr(sys, "stdin", stdin)
+    assert run("set", "k", "-")[0] == 0
+    assert run("get", "k", "-o", "raw")[:2] == (0, b"\x00\xff\r\n")
+
+
+def test_options_reach_the_node(run: Run, node: FakeNode) -> None:
+    run("put", "k", "v", "-b", "people", "--context", "dG9rZW4", "--timeout", "2")
+    request = node.requests[0]
+    assert request[2:7] == (b"people", b"k", b"v", b"token", m.MODE_PUT) and request[9] <= 2000
+    run("delete", "k", "--context", "dG9rZW4")
+    assert node.requests[1][4:6] == (None, b"token")
+
+
+def test_unseen_siblings_are_talk(run: Run, monkeypatch: pytest.MonkeyPatch, node: FakeNode) -> None:
+    monkeypatch.setattr(node, "script", answering(put_reply(unseen=2)))
+    code, out, err = run("put", "k", "v")
+    assert (code, out) == (0, b"cHV0LXRva2Vu\n") and b"2 siblings" in err
+
+
+# --- exit codes -----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("code", "script"),
+    [
+        (5, answering(error(1, required=2, received=1))),
+        (6, lambda message: None),
+        (1, answering(error(3))),
+        (7, answering(error(13))),
+        (1, answering(error(99))),
+    ],
+)
+def test_errors_have_their_exit_code_and_are_talk(code: int, run: Run) -> None:
+    got, out, err = run("get", "k", "--timeout", "0.2")
+    assert (got, out) == (code, b"") and err.startswith(b"dynamo: ") and b"Traceback" not in err
+
+
+def test_an_error_of_a_write_tells_if_it_may_have_been_applied(run: Run, monkeypatch: pytest.MonkeyPatch, node: FakeNode) -> None:
+    monkeypatch.setattr(node, "script", answering(error(1, maybe_applied=True, required=2, received=1), error(1, required=2, received=1)))
+    assert b"may have been applied" in run("put", "k", "v")[2]
+    assert b"may have been applied" not in run("put", "k", "v")[2]
+
+
+def test_nobody_there_is_unavailable(run: Run) -> None:
+    assert run("get", "k", "--at", "127.0.0.1:1")[0] == 5
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("get",),
+        ("nonsense",),
+        ("put", "k"),
+        ("delete", "k"),
+        ("delete", "k", "--blind", "--context", "dG9rZW4"),
+        ("put", "k", "v", "--context", "!"),
+        ("get", "k", "-o", "xml"),
+        ("get", "k", "--at", "h:port"),
+        ("get", "k", "--timeout", "0"),
+        ("serve", "--durability", "perhaps"),
+    ],
+)
+def test_usage_exits_with_2_and_asks_no_node(arguments: tuple[str, ...], run: Run, node: FakeNode) -> None:
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, b"") and err and not node.requests
+
+
+@pytest.mark.parametrize("arguments", [("serve",), ("serve", "--data", "d", "--n", "0"), ("serve", "-c", "absent.toml")])
+def test_a_bad_configuration_exits_with_7(arguments: tuple[str, ...], run: Run) -> None:
+    assert run(*arguments)[:2] == (7, b"")
+
+
+@pytest.mark.parametrize("command", ["serve", "demo", "version", "get", "put", "set", "delete", "cluster", "ring"])
+def test_every_command_explains_itself(command: str, run: Run) -> None:
+    code, out, _ = run(command, "--help")
+    assert code == 0 and b"Usage: dynamo " + command.encode() in out
+
+
+# --- views of the cluster ---------------------------------------------------------------------------------------------------------------
+
+
+FIRST = {"name": "n1", "id": "aa", "address": "h:1", "zone": "", "capacity": 1.0, "status": "normal", "reachable": True, "partitions": 8}
+STATUS = {"cluster": "c" * 36, "ring": 3, "n": 3, "r": 2, "w": 2, "partitions": 8, "nodes": [FIRST]}
+LATER = STATUS | {"later": 1, "nodes": [FIRST | {"later": 1}]}  # what a newer node may add, and the documented fields leave out
+
+
+@pytest.mark.parametrize("script", [lambda message: (m.CLUSTER_STATUS_REPLY, 0, encode_document(LATER))])
+def test_cluster_status(run: Run) -> None:
+    code, out, _ = run("cluster", "status", "-o", "json")
+    assert code == 0 and json.loads(out) == STATUS
+    code, out, _ = run("cluster", "status")
+    assert code == 0 and out.splitlines()[-1].split() == [b"n1", b"aa", b"h:1", b"-", b"1.0", b"normal", b"yes", b"8"]
+
+
+PREFLIST = {
+    "key": "k", "position": 1 << 63, "partition": 4, "owners": [{"name": "n1", "address": "h:1", "id": "aa"}],
+    "fallbacks": [{"name": "n2", "address": "h:2"}],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("script", [lambda message: (m.PREFERENCE_LIST_REPLY, 0, encode_document(PREFLIST))])
+def test_ring_preflist(run: Run, node: FakeNode) -> None:
+    code, out, _ = run("ring", "preflist", "k", "-b", "people", "-o", "json")
+    owners, fallbacks = [{"name": "n1", "address": "h:1"}], [{"name": "n2", "address": "h:2"}]
+    whole = {"key": "k", "bucket": "people", "position": 1 << 63, "partition": 4, "owners": owners, "fallbacks": fallbacks}
+    assert code == 0 and json.loads(out) == whole and node.requests[0][2:] == (b"people", b"k")
+    assert run("ring", "preflist", "k")[1].splitlines()[-1].split() == [b"fallback", b"n2", b"h:2"]
+
+
+def test_version(run: Run) -> None:
+    code, out, _ = run("version")
+    words = dict(word.split("=") for word in out.decode().split())
+    assert code == 0 and list(words) == ["version", "python", "core", "lmdb"]
+    assert words["version"] == dynamo.__version__ and words["core"] in ("compiled", "pure")
+
+
+def test_client_commands_import_no_trio(node: FakeNode) -> None:
+    code = "import sys; from dynamo.cli import main; main(['get', 'k']); sys.exit('trio' in sys.modules or 'lmdb' in sys.modules)"
+    environ = {"PYTHONPATH": str(Path(dynamo.__file__).parent.parent), "DYNAMO_AT": node.address}
+    assert subprocess.run([sys.executable, "-c", code], env=environ, timeout=30, capture_output=True).returncode == 0
