@@ -164,9 +164,9 @@ def _survivors(a: _Record, b: _Record) -> set[bytes]:
     return kept or {*a.versions, *b.versions}
 
 
-def _last_write_wins_rank(header: bytes) -> tuple[bytes, bytes, bytes]:
-    """Orders versions by (time, actor, counter, header)."""
-    return header[16:24], header[:_DOT_BYTES], header
+def _last_write_wins_rank(header: bytes) -> tuple[bytes, bytes]:
+    """Orders versions by (time, actor, counter, rest of the header); a header begins with its dot."""
+    return header[16:24], header
 
 
 # --- records ----------------------------------------------------------------------------------------------------------
@@ -199,9 +199,7 @@ def put(
     return _build(SIBLINGS, union(union(opened.ranges, seen), [(actor, since, counter)]), versions)
 
 
-def put_last_write_wins(
-    record: bytes, actor: int, counter: int, time: int, operation: bytes, value: bytes, tombstone: bool
-) -> bytes:
+def put_last_write_wins(record: bytes, actor: int, counter: int, time: int, operation: bytes, value: bytes, tombstone: bool) -> bytes:
     """The record with the larger version, by (time, actor, counter, header), of the one there and the new one."""
     header = _new_header(actor, counter, time, operation, value, tombstone)
     for present in _open_kind(record, LAST_WRITE_WINS).versions:

@@ -163,4 +163,3 @@ def _check_quorums(prefix: str, cluster: Cluster, bucket: BucketDefinition | Non
         needed = (bucket and getattr(bucket, name)) or getattr(cluster, name)
         if needed > n:
             raise ConfigError(f"{prefix}{name}: {needed} is more than n = {n}")
-

@@ -69,7 +69,7 @@ def checked(member: Member) -> Member:
         value = getattr(member, name)
         if type(value) is not str or len(value) > characters_max or not value.isprintable():
             raise ProtocolError(f"member: {name} is not text of at most {characters_max} printable characters")
-    if type(member.status) is not str or member.status not in STATUSES:
+    if member.status not in STATUSES:
         raise ProtocolError("member: no such status")
     return canonical(member)
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from dynamo.errors import DynamoError, StorageFailed, Unavailable
+from dynamo.errors import DynamoError, ProtocolError, StorageFailed, Unavailable
 from dynamo.membership.gossip import Gossip
 from dynamo.membership.members import Membership
 from dynamo.model import messages as m
@@ -223,7 +223,12 @@ class Replica:
         receive_read(self.core, source, message)
 
     def _gossip(self, source: bytes, message: Message) -> None:
-        for destination, reply in self.gossip.receive(source, message, self.core.now):
+        try:
+            replies = self.gossip.receive(source, message, self.core.now)
+        except ProtocolError:
+            self.core.count("gossip_refused")  # a peer that says what no member can be; its other messages stand on their own
+            return
+        for destination, reply in replies:
             self.core.send(destination, reply)
 
     def _let_puts_in(self) -> None:

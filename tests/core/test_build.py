@@ -23,9 +23,7 @@ ROOT = Path(__file__).parents[2]
 KERNELS = ROOT / "dynamo" / "_core"
 
 checkout = pytest.mark.skipif(not (ROOT / "setup.py").exists(), reason="not run from a checkout")
-can_build = pytest.mark.skipif(
-    find_spec("setuptools") is None or find_spec("Cython") is None, reason="setuptools and Cython are not installed"
-)
+can_build = pytest.mark.skipif(find_spec("setuptools") is None or find_spec("Cython") is None, reason="setuptools and Cython are not installed")
 
 
 def names_in_setup() -> tuple[str, ...]:

@@ -421,9 +421,7 @@ def mutated(draw: st.DrawFn, source: st.SearchStrategy[bytes]) -> bytes:
     return bytes(data)
 
 
-records = st.one_of(
-    canonical_records(), canonical_records(), mutated(canonical_records()), raw_records, st.just(b""), st.binary(max_size=120)
-)
+records = st.one_of(canonical_records(), canonical_records(), mutated(canonical_records()), raw_records, st.just(b""), st.binary(max_size=120))
 contexts = st.one_of(
     range_lists.map(lambda entries: pack(*coalesced(entries))), range_lists.map(lambda entries: pack(*entries)),
     mutated(range_lists.map(lambda entries: pack(*coalesced(entries)))), st.just(b""), st.binary(max_size=60),

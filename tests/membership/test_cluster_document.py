@@ -74,7 +74,7 @@ def test_bucket_looks_up_the_definition() -> None:
         ("seed", 1.0), ("partitions", 0), ("partitions", 3), ("partitions", 131_072), ("partitions", True), ("n", 0),
         ("n", 65), ("n", "3"), ("r", 4), ("w", -1), ("w", "quorum"), ("pr", 4), ("pw", None), ("buckets", []),
         ("buckets", {b"b": BucketDefinition()}), ("buckets", {"a b": {}}), ("buckets", {"größe": {}}),
-        ("buckets", {"b": 1}), ("buckets", None),
+        ("buckets", {"b": 1}), ("buckets", None), ("buckets", {"\ud800": {}}),
     ],
 )  # fmt: skip
 def test_a_wrong_field_of_the_cluster_is_named(name: str, value: Any) -> None:

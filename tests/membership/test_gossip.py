@@ -160,6 +160,28 @@ def test_only_the_difference_travels() -> None:
     assert net.views[one].digest() == net.views[other].digest()
 
 
+def test_an_admin_act_alone_is_a_difference() -> None:
+    net = Net(5, 2)
+    net.introduce()
+    net.rounds_until_agreement(20)
+    one, other, third, *_ = net.views
+    for knows, lacks in ((one, other), (other, one)):
+        acted = net.views[knows].administer(third, capacity=net.views[knows].members[third].capacity + 1)
+        net.sent.clear()
+        net.deliver([(one, *sent) for sent in net.nodes[one].probe(other)])
+        assert net.views[lacks].members[third] == acted
+        travelled = [part for _, _, message in net.sent if message[0] != GOSSIP for part in message[-2:]]
+        assert [m for part in travelled if type(part) is tuple for m in part if type(m) is tuple] == [tuple(acted)]
+
+
+def test_a_node_wanted_that_is_not_known_is_passed_over() -> None:
+    net = Net(1, 2)
+    (node,) = net.views
+    wanted = (b"u" * 16, node)
+    answers = net.nodes[node].receive(b"p" * 16, (GOSSIP_REPLY, 3, b"d", (), wanted), 0.0)
+    assert answers == [(b"p" * 16, (GOSSIP_PUSH, 3, (tuple(net.views[node].local),)))]
+
+
 def test_facts_that_differ_under_equal_numbers_are_settled() -> None:
     net = Net(3, 3)
     net.introduce()

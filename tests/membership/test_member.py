@@ -85,6 +85,18 @@ def test_a_member_that_left_has_no_place() -> None:
     assert (left.zone, left.capacity) == ("", 1000)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "what"),
+    [(b"\x02", b"\x04", "status"), ("naïve".encode(), b"na\xff\xffve", "utf-8"), (b"host", b"h\nst", "address"),
+     ((1500).to_bytes(4, "big"), bytes(4), "capacity"), (b"zone", b"", "cut short")],
+)  # fmt: skip
+def test_stored_bytes_that_are_no_member(old: bytes, new: bytes, what: str) -> None:
+    data = encode_member(GOOD._replace(status="leaving"))
+    place = data.rindex(old)
+    with pytest.raises(CorruptRecord, match=what):
+        decode_member(data[:place] + new + data[place + len(old) :], 0)
+
+
 @given(members, st.data())
 def test_damaged_bytes_are_corrupt_or_another_sound_member(member: Member, data: st.DataObject) -> None:
     whole = bytearray(encode_member(member))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,7 +22,7 @@ def views(nodes: list[bytes]) -> st.SearchStrategy[Member]:
     """Views of the nodes, many of them numbered alike though different."""
     return st.builds(
         Member, st.sampled_from(nodes), st.sampled_from(["x", "y"]), few, few, few, st.sampled_from(["p:1", "q:2"]),
-        st.sampled_from(["", "z"]), st.sampled_from([1000, 2000]), st.sampled_from(STATUSES), few, few, st.just(1),
+        st.sampled_from(["", "z"]), st.sampled_from([1000, 2000]), st.sampled_from(STATUSES), few, few, few,
     ).map(checked)  # fmt: skip
 
 
@@ -98,6 +99,12 @@ def test_ring_id_is_of_the_members_in_the_ring() -> None:
     assert membership.ring_id == (6, hash)
     membership.merge(member(C, admin_version=2))
     assert membership.ring_id[0] == 7 and membership.ring_id[1] != hash
+    hashes = set()
+    for facts in ({}, {"node_id": B}, {"capacity": 2000}, {"zone": "z"}, {"status": "leaving"}):
+        other = Membership(D)
+        other.merge(member(A)._replace(**facts))
+        hashes.add(other.ring_id[1])
+    assert len(hashes) == 5
 
 
 # --- the node itself --------------------------------------------------------------------------------------------------
@@ -205,6 +212,12 @@ def test_left_beats_whatever_another_administrator_did_meanwhile() -> None:
     assert (one.members[A].status, one.members[A].admin_version) == ("left", 4)
 
 
+def test_a_member_that_left_is_merged_in_canonical_form() -> None:
+    membership = Membership(D)
+    membership.merge(member(A)._replace(status="left", zone="z", capacity=7))
+    assert (membership.members[A].zone, membership.members[A].capacity) == ("", 1000)
+
+
 # --- bounds and disk --------------------------------------------------------------------------------------------------
 
 
@@ -242,3 +255,10 @@ def test_a_damaged_table_is_noticed(position: int, flip: int) -> None:
         with pytest.raises(CorruptRecord):
             empty.load(damaged)
     assert not empty.members
+
+
+@pytest.mark.parametrize(("body", "what"), [(b"\2" + bytes(4), "format 2"), (b"\1" + bytes(4) + b"x", "behind its end"),
+                                            (b"\1\0\0\0\1", "cut short"), (b"\1", "damaged")])  # fmt: skip
+def test_a_table_of_another_form_is_refused(body: bytes, what: str) -> None:
+    with pytest.raises(CorruptRecord, match=what):
+        Membership(A).load(body + xxhash.xxh3_64_digest(body))

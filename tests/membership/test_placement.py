@@ -72,6 +72,7 @@ def test_only_normal_members_and_only_their_admin_facts_count() -> None:
     ring = Ring(same + more, CLUSTER)
     assert ring.size == 5
     assert [ring.owners(p) for p in range(64)] == [plain.owners(p) for p in range(64)]
+    assert Ring(reversed(members), CLUSTER)._table is plain._table
     heavier = [members[0]._replace(capacity=4000), *members[1:]]
     assert Ring(heavier, CLUSTER).partitions_of(members[0].node_id) > plain.partitions_of(members[0].node_id)
     zoned = [member._replace(zone="ab"[i % 2]) for i, member in enumerate(members)]
