@@ -29,6 +29,9 @@ PUT = 11  # bucket, key, value | None (tombstone), context token | None, mode, w
 GET_MANY = 12  # bucket, keys (tuple), r, pr, time_ms
 CLUSTER_STATUS = 13  # -
 PREFERENCE_LIST = 14  # bucket, key
+SCAN = 15  # bucket, prefix, cursor (b"" = from the start), limit (0 = a page), time_ms
+PUT_MANY = 16  # bucket, entries: tuple of (key, value | None, context token | None, operation), mode, w, pw, time_ms
+STATS = 17  # -
 
 # --- to clients ---------------------------------------------------------------------------------------------------------------------
 GET_REPLY = 20  # ring_number, ring_hash, owners_answered, token, siblings: tuple of (value, actor, counter, time), live ones, sorted by dot,
@@ -37,6 +40,9 @@ PUT_REPLY = 21  # ring_number, ring_hash, token, actor, counter, unseen_siblings
 GET_MANY_REPLY = 22  # replies: a tuple of GET_REPLY or ERROR messages in the order of the keys
 CLUSTER_STATUS_REPLY = 23  # document (packed map)
 PREFERENCE_LIST_REPLY = 24  # document (packed map)
+SCAN_REPLY = 25  # ring_number, ring_hash, entries: tuple of (key, token, siblings), cursor (b"" = that was all)
+PUT_MANY_REPLY = 26  # replies: a tuple of PUT_REPLY or ERROR messages in the order of the entries
+STATS_REPLY = 27  # document (packed map)
 ERROR = 29  # code, text, maybe_applied, required, received
 
 # --- between nodes ------------------------------------------------------------------------------------------------------------------
@@ -46,6 +52,8 @@ REPLICATE = 42  # bucket, key, record, purpose, target (node_id | b""), time_ms,
 REPLICATE_REPLY = 43  # code (0 = stored), standing, durability given, digest stored, ring_number, ring_hash
 READ = 44  # bucket, key, digest, time_ms, ring_number, ring_hash, bucket_version
 READ_REPLY = 45  # code (0 = read), standing, digest, record | None (None: equals the digest asked with), ring_number, ring_hash
+SCAN_READ = 46  # bucket, prefix, first_partition, end_partition, after (row key | b""), limit, ring_number, ring_hash
+SCAN_READ_REPLY = 47  # code (0 = read), standing, rows: tuple of (row key, key, record), whole (nothing follows), ring_number, ring_hash
 GOSSIP = 50  # digest of the whole membership, entries: tuple of (node_id, incarnation, revision, admin_version); () begins an exchange
 GOSSIP_REPLY = 51  # digest, members (tuple of member tuples the asker lacks), wanted (node_ids to push); both () if the digests are equal
 GOSSIP_PUSH = 52  # members (tuple of member tuples)

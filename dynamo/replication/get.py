@@ -189,22 +189,9 @@ class PendingGet:
         if self.reply_to.source is None:
             return  # a repair of our own: only the final action counts
         record = self.fold.merged()
-        context, time = b"", 0
-        siblings: list[tuple[bytes, int, int, int]] = []
-        tombstones: list[tuple[int, int, int]] = []
-        if record:
-            context = records.context(record)
-            shown: set[bytes] = set()
-            for actor, counter, time_, operation, _, _, tombstone, value in records.versions(record):
-                time = max(time, time_)
-                if tombstone:
-                    tombstones.append((actor, counter, time_))
-                elif operation not in shown:  # two coordinators may have made two versions of one operation
-                    shown.add(operation)
-                    siblings.append((value, actor, counter, time_))
-        kind = self.definition.record_kind
-        token = tokens.seal(core.cluster.secret, full_key(self.bucket, self.key), kind, time if kind == records.LAST_WRITE_WINS else 0, context)
-        reply = (m.GET_REPLY, 0, core.ring_number, core.ring_hash, self.fold.owners_answered, token, tuple(siblings), tuple(tombstones))
+        siblings, tombstones, time = visible(record)
+        token = sealed_token(core, self.bucket, self.key, self.definition, record, time)
+        reply = (m.GET_REPLY, 0, core.ring_number, core.ring_hash, self.fold.owners_answered, token, siblings, tombstones)
         core.answer(self.reply_to, reply)
 
     def _repair(self, core: Core) -> None:
@@ -231,6 +218,34 @@ class PendingGet:
             merge_in(core, row_key, self.bucket, self.key, standing(core, partition, self.definition), record)
         except DynamoError as error:
             core.count(f"read_repair_failed_{type(error).__name__}")
+
+
+Sibling = tuple[bytes, int, int, int]  # value, actor, counter, time
+Tombstone = tuple[int, int, int]  # actor, counter, time
+
+
+def visible(record: bytes) -> tuple[tuple[Sibling, ...], tuple[Tombstone, ...], int]:
+    """(live versions, tombstones, newest time) of a record, sorted by dot. Two versions of one operation, made by coordinators that could not see
+    each other, are shown once; the token covers both."""
+    siblings: list[Sibling] = []
+    tombstones: list[Tombstone] = []
+    newest = 0
+    shown: set[bytes] = set()
+    for actor, counter, time, operation, _, _, tombstone, value in records.versions(record) if record else ():
+        newest = max(newest, time)
+        if tombstone:
+            tombstones.append((actor, counter, time))
+        elif operation not in shown:
+            shown.add(operation)
+            siblings.append((value, actor, counter, time))
+    return tuple(siblings), tuple(tombstones), newest
+
+
+def sealed_token(core: Core, bucket: bytes, key: bytes, definition: BucketDefinition, record: bytes, time: int) -> bytes:
+    """The token that covers all versions of the record (and, for last-write-wins, its time)."""
+    kind = definition.record_kind
+    context = records.context(record) if record else b""
+    return tokens.seal(core.cluster.secret, full_key(bucket, key), kind, time if kind == records.LAST_WRITE_WINS else 0, context)
 
 
 def coordinate_get(core: Core, reply_to: ReplyTo, bucket: bytes, key: bytes, r: int, pr: int, time_ms: int) -> None:

@@ -23,7 +23,7 @@ from dynamo.model.cluster import Cluster
 from dynamo.model.group import Group
 from dynamo.model.messages import Message, Source
 from dynamo.replication.actor import ActorLease
-from dynamo.replication.batch import take_get_many
+from dynamo.replication.batch import take_get_many, take_put_many
 from dynamo.replication.core import Core, ReplyTo, Scan, Settings
 from dynamo.replication.forward import take_put
 from dynamo.replication.get import coordinate_get, repair_from_peers
@@ -32,11 +32,12 @@ from dynamo.replication.local import as_failed, receive_read, receive_replicate
 from dynamo.replication.put import coordinate_put
 from dynamo.replication.ready import Ready
 from dynamo.replication.rows import Read, Rows
+from dynamo.replication.scan import receive_scan_read, take_scan
 
 if TYPE_CHECKING:
     from random import Random
 
-_REPLIES = frozenset((m.REPLICATE_REPLY, m.READ_REPLY, m.FORWARD_REPLY))
+_REPLIES = frozenset((m.REPLICATE_REPLY, m.READ_REPLY, m.FORWARD_REPLY, m.SCAN_READ_REPLY))
 _GOSSIP = frozenset((m.GOSSIP, m.GOSSIP_REPLY, m.GOSSIP_PUSH))
 _META_RETRY_S = 0.5
 
@@ -68,6 +69,9 @@ class Replica:
             m.GET: self._get,
             m.PUT: self._put,
             m.GET_MANY: self._get_many,
+            m.PUT_MANY: self._put_many,
+            m.SCAN: self._scan,
+            m.SCAN_READ: self._scan_read,
             m.FORWARD: self._forward,
             m.REPLICATE: self._replicate,
             m.READ: self._read,
@@ -210,6 +214,16 @@ class Replica:
 
     def _get_many(self, source: Source, message: Message) -> None:
         take_get_many(self.core, source, message)
+
+    def _put_many(self, source: Source, message: Message) -> None:
+        take_put_many(self.core, source, message)
+
+    def _scan(self, source: Source, message: Message) -> None:
+        take_scan(self.core, ReplyTo(source, message[1]), message)
+
+    def _scan_read(self, source: Source, message: Message) -> None:
+        assert type(source) is bytes
+        receive_scan_read(self.core, source, message)
 
     def _forward(self, source: Source, message: Message) -> None:
         coordinate_put(self.core, ReplyTo(source, message[1], forwarded=True), message[2])

@@ -1,0 +1,223 @@
+"""Scanning a bucket, partition by partition, at R owners each, resumable (what Riak's list-keys and 2i, read at r=1, never were).
+
+Row keys start with the partition, so a partition's keys of one bucket with one prefix are one range of storage, in order. The coordinator asks R
+owners for a page of it, merges record by record, and stops where the first page that is not the last one ends: beyond that a replica has said
+nothing yet. Consecutive partitions with the same owners share a page, so a small cluster scans in few round trips.
+
+A cursor is the row key of the last entry, which says the partition and the place in it; b"" begins. Keys too long for a row key stand in the order
+of their first 493 bytes, then of their hash. A page has at most `PAGE_ROWS` rows and about `PAGE_BYTES`; deleted keys cost a row but give no entry.
+"""
+
+from __future__ import annotations
+
+from dynamo._core import record as records
+from dynamo.errors import CorruptRecord, DynamoError, InvalidRequest, Timeout, Unavailable
+from dynamo.model import messages as m
+from dynamo.model.cluster import BucketDefinition
+from dynamo.model.key import ROW_KEY_BYTES_MAX, check_bucket, split_row_key
+from dynamo.model.messages import Message
+from dynamo.model.row import decode_row
+from dynamo.replication.core import Core, ReplyTo
+from dynamo.replication.get import sealed_token, visible
+from dynamo.replication.local import standing
+from dynamo.replication.quorum import needed
+
+PAGE_ROWS = 256
+PAGE_BYTES = 1 << 20
+PARTITIONS_PER_PAGE = 64
+Page = tuple[tuple[bytes, bytes, bytes], ...]  # (row key, key, record), in order of row keys
+
+
+def read_page(core: Core, bucket: bytes, prefix: bytes, first: int, end: int, after: bytes, limit: int) -> tuple[Page, bool]:
+    """(rows, whether that was all) of the partitions first..end-1 here, behind the row key `after`. Committed rows only.
+
+    Raises CorruptRecord for a damaged row, which is never skipped as if it were absent.
+    """
+    found: list[tuple[bytes, bytes, bytes]] = []
+    size = 0
+    for partition in range(first, end):
+        start = partition.to_bytes(2, "big") + bucket + b"\0" + prefix
+        stop = _behind(start[:ROW_KEY_BYTES_MAX])
+        start = max(start[: ROW_KEY_BYTES_MAX - 16], after + b"\0" if after else b"")
+        while stop is None or start < stop:
+            rows = core.scan(start, stop, limit - len(found))
+            for row_key, data in rows:
+                row = decode_row(row_key, data)
+                key = split_row_key(row_key, row.full_key)[2]
+                if key.startswith(prefix):
+                    found.append((row_key, key, row.record))
+                    size += len(row.record)
+                if size >= PAGE_BYTES or len(found) >= limit:
+                    return tuple(found), False
+            if not rows:
+                break
+            start = rows[-1][0] + b"\0"
+    return tuple(found), True
+
+
+def _behind(start: bytes) -> bytes | None:
+    """The first byte string that does not start like this."""
+    stripped = start.rstrip(b"\xff")
+    return stripped[:-1] + bytes([stripped[-1] + 1]) if stripped else None
+
+
+def receive_scan_read(core: Core, source: bytes, message: Message) -> None:
+    """Answer a coordinator with a page of this node's rows."""
+    _, request_id, bucket, prefix, first, end, after, limit = message[:8]
+    page: Page = ()
+    role, whole, code = m.OWNER, True, 0
+    definition = core.cluster.bucket(bucket)
+    try:
+        if not first < end <= core.cluster.partitions or end - first > PARTITIONS_PER_PAGE:
+            raise InvalidRequest("no such partitions")
+        if any(standing(core, partition, definition) != m.OWNER for partition in range(first, end)):
+            role = m.FALLBACK
+        page, whole = read_page(core, bucket, prefix, first, end, after, min(limit, PAGE_ROWS))
+    except DynamoError as error:
+        code = error.code
+    core.send(source, (m.SCAN_READ_REPLY, request_id, code, role, page, whole, core.ring_number, core.ring_hash))
+
+
+class PendingScan:
+    """One client request for a page: the partitions it has come to, and the replicas' pages of them."""
+
+    __slots__ = ("after", "bucket", "deadline", "definition", "end", "entries", "first", "limit", "outstanding", "pages", "plan", "prefix",
+                 "reply_to", "request_id", "required", "started")  # fmt: skip
+
+    def __init__(self, core: Core, reply_to: ReplyTo, message: Message, definition: BucketDefinition) -> None:
+        _, _, self.bucket, self.prefix, self.after, self.limit, time_ms = message[:7]
+        self.limit = min(self.limit or PAGE_ROWS, PAGE_ROWS)
+        self.reply_to = reply_to
+        self.definition = definition
+        self.first = self.end = int.from_bytes(self.after[:2], "big")
+        self.entries: list[tuple[bytes, bytes, tuple[tuple[bytes, int, int, int], ...]]] = []
+        self.required = needed(0, definition.r, core.cluster.r, definition.n or core.cluster.n, core.ring.size)
+        self.request_id = core.request_id()
+        self.started = core.now
+        self.deadline = core.now + min(time_ms / 1000.0, core.settings.request_time_s_max)
+        self.plan: list[bytes] = []
+        self.outstanding: set[bytes] = set()
+        self.pages: dict[bytes, tuple[Page, bool]] = {}
+
+    def begin(self, core: Core) -> None:
+        """Ask for the first page."""
+        core.pending[self.request_id] = self
+        core.deadlines.add(core.now, core.settings.hedge_after_s, self.request_id)
+        core.finish_if(self.request_id, self._advance(core))
+
+    def _advance(self, core: Core) -> bool:
+        """Ask R owners for the next page, as long as this node can answer alone in a loop. True when the request is finished."""
+        while True:
+            owners = core.owners(self.first, self.definition)
+            self.end = self.first + 1
+            last = min(core.cluster.partitions, self.first + PARTITIONS_PER_PAGE)
+            while self.end < last and set(core.owners(self.end, self.definition)) == set(owners):
+                self.end += 1
+            self.pages, self.outstanding = {}, set()
+            self.plan = sorted((node for node in owners if node == core.node_id or core.liveness.up(node)), key=lambda node: node != core.node_id)
+            for _ in range(self.required):
+                self._ask_next(core)
+            if len(self.pages) < self.required:
+                return not self.outstanding and self._fail(core, Unavailable(required=self.required, received=len(self.pages)))
+            if self._take_pages(core):
+                return True
+
+    def _ask_next(self, core: Core) -> bool:
+        while self.plan:
+            node = self.plan.pop(0)
+            if node == core.node_id:
+                try:
+                    self.pages[node] = read_page(core, self.bucket, self.prefix, self.first, self.end, self.after, PAGE_ROWS)
+                    return True
+                except DynamoError as error:
+                    core.count(f"scan_failed_{type(error).__name__}")
+            elif core.liveness.up(node):
+                self.outstanding.add(node)
+                core.send(node, (m.SCAN_READ, self.request_id, self.bucket, self.prefix, self.first, self.end, self.after, PAGE_ROWS,
+                                 core.ring_number, core.ring_hash))  # fmt: skip
+                return True
+        return False
+
+    def _take_pages(self, core: Core) -> bool:
+        """Merge the replicas' pages up to where all of them have spoken. True when the client has its answer."""
+        bounds = [page[-1][0] for page, whole in self.pages.values() if not whole]
+        bound = min(bounds) if bounds else None
+        merged: dict[bytes, tuple[bytes, bytes]] = {}
+        for page, _ in self.pages.values():
+            for row_key, key, record in page:
+                if bound is None or row_key <= bound:
+                    merged[row_key] = key, records.merge(merged[row_key][1] if row_key in merged else b"", record)
+        for row_key in sorted(merged):
+            key, record = merged[row_key]
+            self.after = row_key
+            siblings, _, time = visible(record)
+            if siblings:
+                self.entries.append((key, sealed_token(core, self.bucket, key, self.definition, record, time), siblings))
+                if len(self.entries) >= self.limit:
+                    return self._answer(core, row_key)
+        if bound is not None:
+            self.after, self.first = bound, int.from_bytes(bound[:2], "big")
+        else:
+            self.after, self.first = b"", self.end
+        if self.first >= core.cluster.partitions:
+            return self._answer(core, b"")
+        if sum(len(value[0]) for _, _, values in self.entries for value in values) >= PAGE_BYTES:
+            return self._answer(core, self.after or self.first.to_bytes(2, "big"))
+        return False
+
+    def _answer(self, core: Core, cursor: bytes) -> bool:
+        core.answer(self.reply_to, (m.SCAN_REPLY, 0, core.ring_number, core.ring_hash, tuple(self.entries), cursor))
+        return True
+
+    def _fail(self, core: Core, error: DynamoError) -> bool:
+        core.refuse(self.reply_to, error)
+        return True
+
+    def on_reply(self, core: Core, source: bytes, message: Message) -> bool:
+        if message[0] != m.SCAN_READ_REPLY or source not in self.outstanding:
+            return False
+        _, _, code, _, page, whole = message[:6]
+        try:
+            for _, _, record in page:
+                records.verify(record)
+        except CorruptRecord as error:
+            code = error.code
+        if code or (not page and not whole):
+            return self.on_failure(core, source, code)
+        self.outstanding.discard(source)
+        self.pages[source] = page, whole
+        return len(self.pages) >= self.required and (self._take_pages(core) or self._advance(core))
+
+    def on_wake(self, core: Core, record: bytes | None) -> bool:
+        return False
+
+    def on_failure(self, core: Core, node: bytes, code: int) -> bool:
+        if node not in self.outstanding:
+            return False
+        self.outstanding.discard(node)
+        self._ask_next(core)
+        if len(self.pages) >= self.required:
+            return self._take_pages(core) or self._advance(core)
+        return not self.outstanding and self._fail(core, Unavailable(required=self.required, received=len(self.pages)))
+
+    def on_timer(self, core: Core) -> bool:
+        core.note_silence(self.started, sorted(self.outstanding))
+        if core.now >= self.deadline:
+            return self._fail(core, Timeout("not enough owners gave their part of the scan in time"))
+        self._ask_next(core)
+        core.deadlines.add(core.now, min(core.settings.suspect_after_s, max(self.deadline - core.now, 0.001)), self.request_id)
+        return False
+
+
+def take_scan(core: Core, reply_to: ReplyTo, message: Message) -> None:
+    """A client's SCAN: any node coordinates it."""
+    _, _, bucket, _, cursor = message[:5]
+    try:
+        check_bucket(bucket)
+        if cursor and (len(cursor) < 2 or len(cursor) > ROW_KEY_BYTES_MAX or int.from_bytes(cursor[:2], "big") >= core.cluster.partitions):
+            raise InvalidRequest("the cursor is none that a scan of this cluster returned")
+        if len(core.pending) >= core.settings.pending_max:
+            raise Unavailable("busy: too many requests in flight on this node; try another or again")
+        PendingScan(core, reply_to, message, core.cluster.bucket(bucket)).begin(core)
+    except DynamoError as error:
+        core.refuse(reply_to, error)
