@@ -12,6 +12,8 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "Client": "dynamo.client",
+    "open": "dynamo.store",
+    "Store": "dynamo.store",
     "Node": "dynamo.node",
     "NodeConfig": "dynamo.config",
     "Context": "dynamo.api",

@@ -283,9 +283,7 @@ def _join(where: str, value: Any) -> tuple[str, ...]:
 def _partitions(where: str, value: Any) -> int:
     count = int(_whole(2, PARTITIONS_MAX)(where, value))
     if count & (count - 1):
-        raise ConfigError(
-            f"{where}: {count} is not a power of two; the nearest are {1 << count.bit_length() - 1} and {1 << count.bit_length()}"
-        )
+        raise ConfigError(f"{where}: {count} is not a power of two; the nearest are {1 << count.bit_length() - 1} and {1 << count.bit_length()}")
     return count
 
 

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import logging
 import os
-import time
+import socket
+from collections.abc import Callable
 from random import Random
 from types import TracebackType
 from typing import Any
@@ -23,18 +24,15 @@ import trio
 from dynamo.config import NodeConfig
 from dynamo.errors import ConfigError, ConnectionFailed, DynamoError
 from dynamo.membership.members import Membership
-from dynamo.model.member import LEFT, NORMAL, Member
-from dynamo.model.messages import DURABILITIES, ROLE_PEER, NodeId
+from dynamo.model.member import JOINING, LEFT, NORMAL, Member
+from dynamo.model.messages import DURABILITIES, NodeId
 from dynamo.net import identity, sockets, startup
-from dynamo.net.admin import Desk
-from dynamo.net.commits import InlineCommits
-from dynamo.net.reactor import Reactor
-from dynamo.net.spread import Spread
-from dynamo.replication import ActorLease, Replica, Settings
-from dynamo.replication.handoff import PendingHandoff
+from dynamo.net.assembly import Assembly
+from dynamo.net.commits import Commits, InlineCommits
+from dynamo.replication import ActorLease
 from dynamo.storage.commit_thread import CommitThread
 from dynamo.storage.data_directory import DataDirectory
-from dynamo.wire.hello import FORMAT_MAX, TREE_SHAPE, Hello
+from dynamo.wire.hello import FORMAT_MAX
 
 DRAIN_S = 5.0
 HURRIED_DRAIN_S = 1.0  # when the program around the node is being cancelled
@@ -52,6 +50,8 @@ class Node:
         self.name = ""
         self._random = Random(int.from_bytes(os.urandom(32), "big"))
         self._failure: Exception | None = None
+        # Shielded: a program that is cancelled around its node still gets a drained one, which needs the reactor.
+        self._scope = trio.CancelScope(shield=True)
         self._known = trio.Event()
         self._not_known: DynamoError | None = None
 
@@ -64,7 +64,7 @@ class Node:
                 self.name = self.config.name or self.address.replace(":", "-").strip("[]")
                 await self._learn()
                 self._begin()
-                self._reactor = self._build(listener)
+                self._parts = self._assemble(listener)
             except BaseException:
                 listener.close()
                 raise
@@ -82,8 +82,9 @@ class Node:
         try:
             if self._failure is None:
                 with trio.CancelScope(shield=hurried):
-                    await self._reactor.drain(HURRIED_DRAIN_S if hurried else DRAIN_S)
+                    await self._parts.reactor.drain(HURRIED_DRAIN_S if hurried else DRAIN_S)
         finally:
+            self._scope.cancel()
             self._nursery.cancel_scope.cancel()
             try:
                 await self._manager.__aexit__(None, None, None)
@@ -110,14 +111,7 @@ class Node:
 
     def metrics(self) -> dict[str, Any]:
         """Counts since the start, by name."""
-        core = self._replica.core
-        return {
-            **self._reactor.counters,
-            **core.counters,
-            "requests_pending": len(core.pending),
-            "members": len(self._membership.members),
-            "ring_number": core.ring_number,
-        }
+        return self._parts.metrics()
 
     # --- starting -----------------------------------------------------------------------------------------------------------------
 
@@ -158,107 +152,45 @@ class Node:
         )
         membership.administer(
             membership.node_id,
+            status=NORMAL if membership.local.status == JOINING else None,
             zone=config.zone if config.zone or "zone" in config.explicit else None,
             capacity=capacity if config.capacity != 1.0 or "capacity" in config.explicit else None,
         )
         identity.save(self._directory.engine, membership.node_id, self._cluster, membership.encode(), self._actor.encode())
 
-    def _build(self, listener: Any) -> Reactor:
-        """Put the parts together."""
-        engine, cluster, membership = self._directory.engine, self._cluster, self._membership
-        self._replica = replica = Replica(
-            Settings(),
-            membership.node_id,
-            cluster,
-            membership,
-            self._actor,
-            engine.read,
-            lambda start, stop, limit: engine.scan("objects", start, stop, limit),
-            self._random,
-            lambda: time.time_ns() // 1000,
-            DURABILITIES[self.config.durability],
-        )
-        self._spread = Spread(membership)
-        threaded = self.config.durability == "synced"
-        greeting = Hello(
-            cluster_id=cluster.cluster_id,
-            partitions=cluster.partitions,
-            tree_shape=TREE_SHAPE,
-            role=ROLE_PEER,
-            node_id=membership.node_id,
-            incarnation=membership.local.incarnation,
-            boot_nonce=os.urandom(16),
-            address=self.address,
-        )
-        desk = Desk(cluster, membership, lambda: replica.core.ring, self._reachable, lambda node: self._reactor.peers.connected(node))
-        return Reactor(
-            replica,
-            commits=lambda notify: CommitThread(engine, notify) if threaded else InlineCommits(engine),
-            refresh=engine.refresh,
-            listener=listener,
-            greeting=greeting,
-            secret=cluster.secret,
-            known_lease=self._known_lease,
-            address_of=self._address_of,
-            admin=desk.answer,
-            idle=self._owes_nothing,
-            lease_heard=self._lease_heard,
-            follow=self._follow,
-            random=self._random,
+    def _assemble(self, listener: socket.socket) -> Assembly:
+        engine, durability = self._directory.engine, self.config.durability
+
+        def commits(notify: Callable[[], None]) -> Commits:
+            return CommitThread(engine, notify) if durability == "synced" else InlineCommits(engine)
+
+        return Assembly(
+            self._cluster, self._membership, self._actor, engine, commits, DURABILITIES[durability], listener, self._random
         )
 
     # --- running ------------------------------------------------------------------------------------------------------------------
 
     async def _run(self) -> None:
         """The reactor; if it fails the node is no more, and the block around it ends with that error."""
-        try:
-            await self._reactor.run(self._nursery)
-        except Exception as error:
-            self._failure = error
+        with self._scope:
+            async with trio.open_nursery() as nursery:
+                try:
+                    await self._parts.reactor.run(nursery)
+                except Exception as error:
+                    self._failure = error
+                    nursery.cancel_scope.cancel()
+        if self._failure is not None:
             self._nursery.cancel_scope.cancel()
 
     async def _be_known(self) -> None:
         me = self._membership.local
         others = [m for m in self._membership.members.values() if m.node_id != me.node_id and m.status != LEFT]
         try:
-            await startup.be_known(others, me, self.cluster_id, self._reactor.refusals.get)
+            await startup.be_known(others, me, self.cluster_id, self._parts.reactor.refusals.get)
         except ConfigError as error:
             self._not_known = error
         self._known.set()
 
-    def _follow(self, now: float) -> None:
-        """In every step: if the membership changed, connect to whoever is new and pass the news on."""
-        if self._spread.stale:
-            others, messages = self._spread.look()
-            for node in others:
-                self._reactor.peers.want(node, now)
-            self._reactor.send(messages, now)
-
-    def _owes_nothing(self) -> bool:
-        """Whether every request that was taken is answered; asked while stopping. What goes on behind an answer may be cut off."""
-        core = self._replica.core
-        owing = [fold for fold in core.pending.values() if not isinstance(fold, PendingHandoff) and not getattr(fold, "answered", False)]
-        return not owing and not core.waiting_for_actor
-
-    def _reachable(self, node: NodeId) -> bool:
-        return self._reactor.peers.connected(node) and self._replica.core.liveness.up(node)
-
-    def _address_of(self, node: NodeId) -> str | None:
-        member = self._membership.members.get(node)
-        return member.address if member is not None and member.status != LEFT and member.address else None
-
-    def _known_lease(self, node: NodeId) -> tuple[int, int]:
-        member = self._membership.members.get(node)
-        return (member.actor, member.lease_end) if member is not None else (0, 0)
-
-    def _lease_heard(self, actor: int, lease_end: int) -> None:
-        """A peer knows a longer lease of our actor than we do: the directory is an old copy, and the actor must not be used again."""
-        core = self._replica.core
-        if actor == core.actor.actor and lease_end > core.actor.lease_end and core.actor.staged is None:
-            _log.warning("peers know more of this node than its data directory, which must be an old copy; starting a new actor")
-            core.actor.renew(self._random)
-            core.stage_actor()
-
     def _close(self) -> None:
-        clean = self._reactor.close() and self._failure is None
-        self._directory.close(clean and self._actor.staged is None)
+        clean = self._parts.close() and self._failure is None
+        self._directory.close(clean)

@@ -31,7 +31,6 @@ import dynamo
 from dynamo.testing.cluster import ServedCluster
 
 PURCHASES = Path(__file__).parent / "data" / "CDNOW_master.txt"
-PROCESSES = 4  # of clients; threads of one process share a core
 Cart = list[list[Any]]  # [id, date, number of CDs, dollars] of each purchase, sorted by id
 
 
@@ -118,29 +117,44 @@ def _start_worker(tally: Tally) -> None:
     _tally = tally
 
 
-def shop(addresses: list[str], file: Path, limit: int | None, process: int, threads: int) -> None:
-    """One process of clients. Client c of C adds lines c, c+C, c+2C, ...: so neighbours, often of one customer, go to different clients."""
-    purchases = read_purchases(file, limit)
-    with dynamo.Client(addresses) as client, ThreadPoolExecutor(threads) as pool:
+class Share(NamedTuple):
+    """What one process does: the clients whose numbers are `first`, `first` + `step`, ... below `clients`."""
+
+    addresses: list[str]
+    file: Path
+    limit: int | None
+    first: int
+    step: int
+    clients: int
+
+    @property
+    def numbers(self) -> range:
+        return range(self.first, self.clients, self.step)
+
+
+def shop(share: Share) -> None:
+    """Add a share of the purchases. Client c of C adds lines c, c+C, c+2C, ...: so neighbours, often of one customer, go to different clients."""
+    purchases = read_purchases(share.file, share.limit)
+    with dynamo.Client(share.addresses) as client, ThreadPoolExecutor(len(share.numbers)) as pool:
         carts = client.bucket("carts", codec=CartCodec())
 
         def replay(number: int) -> None:
-            for purchase in purchases[number :: PROCESSES * threads]:
+            for purchase in purchases[number :: share.clients]:
                 add(carts, purchase, _tally)
 
-        list(pool.map(replay, range(process, PROCESSES * threads, PROCESSES)))
+        list(pool.map(replay, share.numbers))
 
 
-def check(addresses: list[str], file: Path, limit: int | None, process: int, threads: int) -> tuple[int, int]:
-    """Read one process's share of the carts through every node. Returns (purchases found through each node, purchases that nobody made)."""
+def check(share: Share) -> tuple[int, int]:
+    """Read a share of the carts through every node. Returns (purchases found through each of them, purchases found that nobody made)."""
     expected: dict[str, set[int]] = defaultdict(set)
-    for purchase in read_purchases(file, limit):
+    for purchase in read_purchases(share.file, share.limit):
         expected[purchase.customer].add(purchase.id)
-    customers = sorted(expected)[process::PROCESSES]
+    customers = sorted(expected)[share.first :: share.step]
     found_everywhere = {customer: set(expected[customer]) for customer in customers}
     unknown = 0
-    for address in addresses:
-        with dynamo.Client(address) as client, ThreadPoolExecutor(threads) as pool:
+    for address in share.addresses:
+        with dynamo.Client(address) as client, ThreadPoolExecutor(len(share.numbers)) as pool:
             carts = client.bucket("carts", codec=CartCodec())
             for customer, cart in zip(customers, pool.map(partial(read, carts), customers), strict=True):
                 found = {line[0] for line in cart}
@@ -162,7 +176,7 @@ def read_purchases(file: Path, limit: int | None) -> list[Purchase]:
 
 
 def kill_and_restart(cluster: ServedCluster, added: Callable[[], int], expected: int, done: Callable[[], bool]) -> None:
-    """SIGKILL the second node when half of the purchases are in, and start it again when a twentieth more is, or after five seconds."""
+    """SIGKILL the last node when half of the purchases are in, and start it again when a twentieth more is, or after five seconds."""
     victim = cluster.nodes[-1]
     _wait(lambda: added() >= expected / 2 or done())
     victim.kill()
@@ -176,26 +190,26 @@ def kill_and_restart(cluster: ServedCluster, added: Callable[[], int], expected:
 def main() -> int:
     options = parse_options()
     purchases = read_purchases(options.data, options.limit)
-    threads = max(1, options.clients // PROCESSES)
+    processes = min(options.clients, 4)  # the threads of one process share a core
     spawn = multiprocessing.get_context("spawn")
     tally = Tally(spawn)
     with (
         tempfile.TemporaryDirectory(prefix="dynamo-cart-") as directory,
         ServedCluster(directory, options.nodes, ["--durability", options.durability]) as cluster,
-        ProcessPoolExecutor(PROCESSES, spawn, _start_worker, (tally,)) as pool,
+        ProcessPoolExecutor(processes, spawn, _start_worker, (tally,)) as pool,
         progress(lambda: tally["added"], len(purchases)),
     ):
-        say(f"{len(purchases):,} purchases, {options.nodes} nodes, {threads * PROCESSES} clients")
+        say(f"{len(purchases):,} purchases, {options.nodes} nodes, {options.clients} clients")
         began = time.monotonic()
-        shares = [(cluster.addresses, options.data, options.limit, process, threads) for process in range(PROCESSES)]
-        shopping = [pool.submit(shop, *share) for share in shares]
+        shares = [Share(cluster.addresses, options.data, options.limit, i, processes, options.clients) for i in range(processes)]
+        shopping = [pool.submit(shop, share) for share in shares]
         if options.kill == "sigkill":
             kill_and_restart(cluster, lambda: tally["added"], len(purchases), lambda: any(map(Future.done, shopping)))
         for each in shopping:
             each.result()
         took_s = time.monotonic() - began
         say(f"all added in {took_s:.1f} s; reading every cart through every node")
-        checked = [each.result() for each in [pool.submit(check, *share) for share in shares]]
+        checked = [each.result() for each in [pool.submit(check, share) for share in shares]]
     found, unknown = sum(found for found, _ in checked), sum(unknown for _, unknown in checked)
     figures = {
         "carts": len({purchase.customer for purchase in purchases}),
@@ -217,7 +231,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--nodes", type=int, default=3)
     parser.add_argument("--kill", choices=("sigkill", "none"), default="sigkill", help="what happens to one node half-way")
     parser.add_argument("--limit", type=int, help="replay the first so many purchases only")
-    parser.add_argument("--clients", type=int, default=32, help=f"concurrent clients, in {PROCESSES} processes")
+    parser.add_argument("--clients", type=int, default=32, help="concurrent clients")
     parser.add_argument("--durability", choices=("synced", "relaxed"), default="synced", help="what an acknowledgement means")
     return parser.parse_args()
 

@@ -23,7 +23,8 @@ from dynamo.testing.cluster import ServedCluster
 def demo_command(nodes: int, keep: str | None) -> int:
     """Start a cluster of a few nodes on free ports, until Ctrl-C or SIGTERM. Prints each node's ready line, then commands to try."""
     directory = Path(keep) if keep else Path(tempfile.mkdtemp(prefix="dynamo-demo-"))
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGINT):  # both by name: a shell starts its background jobs with SIGINT ignored
+        signal.signal(number, _interrupt)
     try:
         cluster = ServedCluster(directory, nodes)
         if _is_free(DEFAULT_PORT):

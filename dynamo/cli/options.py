@@ -61,15 +61,11 @@ def at(command: Command) -> Command:
 
 def output(*formats: str) -> Callable[[Command], Command]:
     """-o, with the formats a command knows; the first is the default."""
-    return click.option(
-        "-o", "--output", "form", type=click.Choice(formats), default=formats[0], show_default=True, help="Format of the output."
-    )
+    return click.option("-o", "--output", "form", type=click.Choice(formats), default=formats[0], show_default=True, help="Format of the output.")
 
 
 bucket = click.option("-b", "--bucket", default="default", show_default=True, help="Bucket the key is in.")
-context = click.option(
-    "--context", metavar="TOKEN", callback=_token, help="Replace what this token covers: the one a get or put of the key printed."
-)
+context = click.option("--context", metavar="TOKEN", callback=_token, help="Replace what this token covers: the one a get or put of the key printed.")
 key = click.argument("key", callback=_bytes)
 value = click.argument("value", callback=_bytes_or_stdin)
 

@@ -39,9 +39,7 @@ class Verbs:
     def _run(self, verb: Verb[T], timeout: float | None) -> T:
         raise NotImplementedError
 
-    def get(
-        self, key: Key, *, r: int | None = None, pr: int | None = None, resolver: Resolver | None = None, timeout: float | None = None
-    ) -> Result:
+    def get(self, key: Key, *, r: int | None = None, pr: int | None = None, resolver: Resolver | None = None, timeout: float | None = None) -> Result:
         """Read the key: its siblings and the context that covers them. Absent keys are no error; the result says `found`."""
         return self._run(verbs.get(self._place, key, r, pr, resolver), timeout)
 
@@ -59,9 +57,7 @@ class Verbs:
         it: where that matters, use `update`, or `put` with the context of a read."""
         return self._run(verbs.write(self._place, key, value, None, m.MODE_SET, w, pw, os.urandom(16)), timeout)
 
-    def delete(
-        self, key: Key, *, context: Token = None, blind: bool = False, w: int | None = None, timeout: float | None = None
-    ) -> Context:
+    def delete(self, key: Key, *, context: Token = None, blind: bool = False, w: int | None = None, timeout: float | None = None) -> Context:
         """Delete what the context covers, or, with `blind=True`, what a read shows now. A concurrent write survives. Neither: TypeError."""
         return self._run(verbs.delete(self._place, key, context, blind, w, os.urandom(16)), timeout)
 

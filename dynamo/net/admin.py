@@ -1,6 +1,6 @@
-"""Answers that come from the membership rather than from rows: JOIN, CLUSTER_STATUS, PREFERENCE_LIST. Sans-IO.
+"""Answers that come from the membership and the counters rather than from rows: JOIN, CLUSTER_STATUS, PREFERENCE_LIST, STATS. Sans-IO.
 
-The two documents for people have the shape that `dynamo cluster status -o json` and `dynamo ring preflist -o json` print (ids in hex).
+The first two documents for people have the shape that `dynamo cluster status -o json` and `dynamo ring preflist -o json` print (ids in hex).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from dynamo._core import ring as kernel
-from dynamo.errors import InvalidRequest
+from dynamo.errors import ConfigError, InvalidRequest
 from dynamo.membership.members import Membership
 from dynamo.membership.ring import Ring
 from dynamo.model.cluster import Cluster
@@ -23,6 +23,8 @@ from dynamo.model.messages import (
     JOIN_REPLY,
     PREFERENCE_LIST,
     PREFERENCE_LIST_REPLY,
+    STATS,
+    STATS_REPLY,
     Message,
     NodeId,
 )
@@ -35,30 +37,37 @@ class Desk:
 
     def __init__(
         self, cluster: Cluster, membership: Membership, ring: Callable[[], Ring], reachable: Callable[[NodeId], bool],
-        live: Callable[[NodeId], bool],
+        live: Callable[[NodeId], bool], metrics: Callable[[], dict[str, Any]],
     ) -> None:  # fmt: skip
-        """`reachable(node)`: this node's opinion. `live(node)`: whether a process with that node id is connected."""
+        """`reachable(node)`: this node's opinion. `live(node)`: whether a process with that node id is connected.
+        `metrics()`: counts by name."""
         self._cluster = cluster
         self._membership = membership
         self._ring = ring
         self._reachable = reachable
         self._live = live
+        self._metrics = metrics
 
     def answer(self, message: Message) -> Message:
-        """The reply to one of them, well formed by `wire.messages.check`. Raises InvalidRequest, InvalidKey."""
+        """The reply to one of them, well formed by `wire.messages.check`. Raises ConfigError, InvalidRequest, InvalidKey."""
         kind, request_id = message[0], message[1]
         if kind == JOIN:
             return (JOIN_REPLY, request_id, *self._join(message[2]))
         if kind == CLUSTER_STATUS:
             return (CLUSTER_STATUS_REPLY, request_id, encode_document(self.cluster_status()))
+        if kind == STATS:
+            return (STATS_REPLY, request_id, encode_document(self._metrics()))
         assert kind == PREFERENCE_LIST
         return (PREFERENCE_LIST_REPLY, request_id, encode_document(self.preference_list(message[2], message[3])))
 
     def _join(self, node_id: NodeId) -> tuple[bytes, tuple[Any, ...]]:
-        """What a node needs to become a member: it takes itself into the membership and gossips that."""
+        """What a node needs to become a member: it takes itself into the membership and gossips that.
+
+        InvalidRequest, for a double, may pass: the process connected may be one whose end has not been noticed. ConfigError will not.
+        """
         known = self._membership.members.get(node_id)
         if known is not None and known.status == LEFT:
-            raise InvalidRequest(f"node {node_id.hex()} left the cluster for good; join with an empty data directory")
+            raise ConfigError(f"node {node_id.hex()} left the cluster for good; join with an empty data directory")
         if self._live(node_id):
             raise InvalidRequest(f"another live process has node id {node_id.hex()}; a copied data directory is the same node")
         members = tuple([member.to_tuple() for member in self._membership.members.values()])

@@ -54,8 +54,8 @@ class Handshake:
             check_cluster(hello, self._mine, self._secret)
         elif hello.cluster_id not in (b"", self._mine.cluster_id):
             raise ConfigError(f"this is cluster {self._mine.cluster_id.hex()}, not {hello.cluster_id.hex()}")
-        if hello.role != ROLE_CLIENT:
-            self._refuse_doubles(hello)
+        if hello.role != ROLE_CLIENT:  # (a joiner that is a double is told so by the answer to JOIN)
+            self._refuse_doubles(hello, live=hello.role == ROLE_PEER)
         reply = self._mine._replace(role=hello.role)
         known = self._known_lease(hello.node_id) if hello.role == ROLE_PEER else (0, 0)
         return Greeted(hello.role, hello.node_id, hello.boot_nonce, message_of(sign(reply, self._secret, hello.boot_nonce), known))
@@ -68,13 +68,12 @@ class Handshake:
         check_cluster(hello, self._mine, self._secret, self._mine.boot_nonce)
         if hello.node_id != expected:
             raise ConfigError(f"node {hello.node_id.hex()} answers at the address of {expected.hex()}")
-        self._refuse_doubles(hello)
+        self._refuse_doubles(hello, live=True)
         return Greeted(ROLE_PEER, hello.node_id, hello.boot_nonce, None, known_actor, known_lease_end)
 
-    def _refuse_doubles(self, hello: Hello) -> None:
-        """Raises ConfigError if the node id is this node's own, or that of another live process."""
+    def _refuse_doubles(self, hello: Hello, live: bool) -> None:
+        """Raises ConfigError if the node id is this node's own, or, with `live`, that of another live process."""
         if hello.node_id == self._mine.node_id:
             raise ConfigError(f"node id {hello.node_id.hex()} is this node's own; a copied data directory is the same node")
-        live = self._live_nonce(hello.node_id)
-        if live is not None and live != hello.boot_nonce:
+        if live and self._live_nonce(hello.node_id) not in (None, hello.boot_nonce):
             raise ConfigError(f"another live process has node id {hello.node_id.hex()}; a copied data directory is the same node")

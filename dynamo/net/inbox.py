@@ -10,6 +10,7 @@ from dynamo.model.messages import (
     JOIN,
     PREFERENCE_LIST,
     ROLE_PEER,
+    STATS,
     Message,
     NodeId,
     error_message,
@@ -22,7 +23,7 @@ from dynamo.wire.frames import encode
 from dynamo.wire.messages import check
 
 Admin = Callable[[Message], Message]
-ADMIN = frozenset((JOIN, CLUSTER_STATUS, PREFERENCE_LIST))  # answered beside the replica, from the membership
+ADMIN = frozenset((JOIN, CLUSTER_STATUS, PREFERENCE_LIST, STATS))  # answered beside the replica
 
 
 def answer_admin(admin: Admin, message: Message) -> Message:

@@ -6,6 +6,7 @@ watched only while output waits; a descriptor is unregistered before it is close
 
 from __future__ import annotations
 
+import logging
 import select
 import socket
 from collections.abc import Iterable
@@ -18,6 +19,8 @@ from dynamo.net.limits import Limits
 from dynamo.net.timers import Timers
 from dynamo.wire.frames import FrameDecoder, encode
 from dynamo.wire.hello import HELLO_BYTES_MAX
+
+_log = logging.getLogger("dynamo.net")
 
 LINGER_S = 1.0  # how long a refused connection may take to read why
 
@@ -76,8 +79,7 @@ class Links:
         if connection.output_bytes > self._limits.output_bytes_max:
             self._send(connection)
             if connection.output_bytes > self._limits.output_bytes_max:
-                self.cut_off += 1
-                self.finish(connection, "reads too slowly")
+                self._cut_off(connection, "reads too slowly")
 
     def flush_peers(self) -> None:
         """Send what waits for peers now; the rest goes with the next `flush`."""
@@ -105,8 +107,7 @@ class Links:
             self._output_total += waiting - connection.waiting_bytes
             connection.waiting_bytes = waiting
             if self._output_total > self._limits.output_total_bytes_max:
-                self.cut_off += 1
-                self.finish(connection, "too much output waits for readers")
+                self._cut_off(connection, "too much output waits for readers")
                 return
         if waiting or connection.mask != select.EPOLLIN:
             self.watch(connection)
@@ -125,8 +126,7 @@ class Links:
         self._input_total += held - connection.held_bytes
         connection.held_bytes = held
         if self._input_total > self._limits.input_total_bytes_max:
-            self.cut_off += 1
-            self.finish(connection, "too many unfinished frames")
+            self._cut_off(connection, "too many unfinished frames")
 
     # --- the end of a connection --------------------------------------------------------------------------------------------------
 
@@ -135,6 +135,11 @@ class Links:
         connection.state = State.REFUSED
         self.push(connection, encode(error_message(0, error.code, str(error), False)))
         self._timers.at(now + LINGER_S, lambda _: self.finish(connection, "refused"))
+
+    def _cut_off(self, connection: Connection, reason: str) -> None:
+        self.cut_off += 1
+        _log.warning("cut off connection %d (%s): %s", connection.number, connection.node_id.hex() or "no node", reason)
+        self.finish(connection, reason)
 
     def finish(self, connection: Connection, reason: str) -> None:
         """Have the connection closed after this batch."""

@@ -7,7 +7,7 @@ is harmless: each side sends over the one that came up last. The replica hears `
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from dynamo.config import split_address
@@ -75,6 +75,11 @@ class Peers:
         peer = self._peers.get(node_id)
         return peer is not None and bool(peer.links)
 
+    def links_of(self, node_id: NodeId) -> Sequence[Connection]:
+        """The open connections to a node."""
+        peer = self._peers.get(node_id)
+        return peer.links if peer is not None else ()
+
     def live_nonce(self, node_id: NodeId) -> bytes | None:
         """The boot nonce of the process behind the open links."""
         peer = self._peers.get(node_id)
@@ -85,9 +90,10 @@ class Peers:
         peer = self._peers.get(node_id)
         if peer is None:
             peer = self._peers[node_id] = Peer(node_id)
-        if peer.links:
-            self._dialler.push(peer.links[-1], frame)
-            return
+        for link in reversed(peer.links):
+            if not link.over:  # one that is to be closed after this batch takes nothing more
+                self._dialler.push(link, frame)
+                return
         if not peer.dialling and not peer.retrying:
             self._dial(peer, now)
         if not peer.dialling or peer.queue_bytes + len(frame) > self._limits.queue_bytes_max:

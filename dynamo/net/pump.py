@@ -6,6 +6,7 @@ the commit thread the reactor goes on stepping the replica, which gives no furth
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from dynamo.errors import ValueTooLarge
@@ -18,6 +19,8 @@ from dynamo.net.links import Links
 from dynamo.net.local import LocalPort
 from dynamo.net.peers import Peers
 from dynamo.wire.frames import encode
+
+_log = logging.getLogger("dynamo.net")
 
 COMMITS_MAX = 4  # groups committed inline before the sockets are looked at again
 
@@ -80,6 +83,7 @@ class Pump:
                 self.send(after, now)
             else:
                 self.counters["commits_failed"] += 1
+                _log.error("commit group %d failed: %s", group.number, error)
                 self._replica.commit_failed(group, error, now)
         return bool(completed)
 

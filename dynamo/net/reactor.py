@@ -11,6 +11,7 @@ sleeping in the ticker; all three come back through the wake-up descriptor in th
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 import socket
@@ -43,6 +44,8 @@ from dynamo.wire.hello import Hello
 
 if TYPE_CHECKING:
     from random import Random
+
+_log = logging.getLogger("dynamo.net")
 
 EVENTS_MAX = 64
 POLLS_MAX = 4
@@ -225,11 +228,14 @@ class Reactor:
         else:
             tune_peer(connection.sock)
         if self.peers.opened(connection):
+            _log.info("node %s is connected", greeted.node_id.hex())
             self.replica.peer_up(greeted.node_id, now)
 
     def _closed(self, connection: Connection, now: float) -> None:
         self._pump.clients.pop(connection.number, None)
         if connection.node_id:
+            if connection in self.peers.links_of(connection.node_id):
+                _log.info("lost a connection to node %s: %s", connection.node_id.hex(), connection.over)
             self.peers.closed(connection, now)
 
     def _note_loss(self, node_id: NodeId, now: float) -> None:
@@ -237,6 +243,8 @@ class Reactor:
         self._lost.append(node_id)
 
     def _refused(self, node_id: NodeId, error: DynamoError) -> None:
+        if str(self.refusals.get(node_id)) != str(error):
+            _log.warning("node %s cannot be a peer: %s", node_id.hex(), error)
         self.refusals[node_id] = error
 
     def send(self, messages: Batch, now: float) -> None:

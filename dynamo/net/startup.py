@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from typing import Any
+from uuid import UUID
 
 import trio
 
@@ -30,7 +31,7 @@ DOUBLE_TIMEOUT_S = 10.0
 def found(config: NodeConfig, random_bytes: Callable[[int], bytes]) -> Cluster:
     """A new cluster with the configured settings. Raises ConfigError."""
     return Cluster(
-        cluster_id=random_bytes(16),
+        cluster_id=UUID(bytes=random_bytes(16), version=4).bytes,
         secret=random_bytes(32),
         seed=int.from_bytes(random_bytes(8), "big"),
         buckets={name.encode(): _definition(bucket, config) for name, bucket in config.buckets.items()},
@@ -68,26 +69,25 @@ async def join(
             try:
                 _, reply = await call(target, greeting, (JOIN, 1, node_id, name, address), CALL_TIMEOUT_S)
                 return Cluster.from_document(decode_document(reply[2])), [Member.from_tuple(member) for member in reply[3]]
-            except InvalidRequest as error:  # removed, or a double; the double may be a process that is gone
-                if trio.current_time() - began > min(timeout_s, DOUBLE_TIMEOUT_S):
-                    raise ConfigError(str(error)) from None
+            except (InvalidRequest, ConnectionFailed, ProtocolError) as error:
                 problems[target] = error
-            except (ConnectionFailed, ProtocolError) as error:
-                problems[target] = error
-        if trio.current_time() - began > timeout_s:
+        doubles = [error for error in problems.values() if isinstance(error, InvalidRequest)]
+        if trio.current_time() - began > (DOUBLE_TIMEOUT_S if doubles else timeout_s):
+            if doubles:
+                raise ConfigError(str(doubles[0]))
             reasons = "; ".join(f"{target}: {error}" for target, error in problems.items())
             raise ConnectionFailed(f"no node to join answered within {timeout_s:g} s ({reasons})")
         await trio.sleep(ROUND_PAUSE_S)
 
 
 async def be_known(
-    others: Iterable[Member], me: Member, cluster_id: bytes, refused: Callable[[NodeId], DynamoError | None], timeout_s: float = DOUBLE_TIMEOUT_S
+    others: Iterable[Member], me: Member, cluster_id: bytes, refused: Callable[[NodeId], DynamoError | None]
 ) -> None:
     """Wait until each of the others that can be reached lists this node at its address, so that a request to any of them counts it in.
 
     Raises ConfigError when one of them goes on refusing this node (`refused`); gives up waiting, but does not fail, for any other reason.
     """
-    with trio.move_on_after(timeout_s):
+    with trio.move_on_after(DOUBLE_TIMEOUT_S):
         async with trio.open_nursery() as nursery:
             for other in others:
                 nursery.start_soon(_be_known_to, other, me, cluster_id, refused)

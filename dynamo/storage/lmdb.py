@@ -6,6 +6,9 @@ switches only `sync` is used here: never `writemap` (a full disk is a SIGBUS the
 the last acknowledged commit). With `synced=False` a crash of the process loses nothing, but a power cut may damage the
 file: that is what durability `relaxed` means.
 
+LMDB trusts the structure of its file. A damaged row is found by the row's checksum; a damaged tree page may be an error,
+wrong rows (found likewise), or the end of the process. `python -m lmdb verify` looks at a file without opening it.
+
 The map is an address range, not memory or disk: it is made so large that it never has to grow, for growing needs all
 transactions stopped.
 """

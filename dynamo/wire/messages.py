@@ -17,7 +17,6 @@ from dynamo.model.member import MEMBERS_MAX, Member
 from dynamo.model.messages import Message
 from dynamo.wire.shapes import BYTES, BYTES_OR_NIL, FLAG, ID, TEXT, U8, U32, U64, Kind, Shape, array_of, upto
 
-KEYS_MAX = 1024  # keys of one GET_MANY
 def _id(value: Any) -> None:
     if type(value) is not bytes or len(value) != 16:
         raise ProtocolError("a node id is 16 bytes")
@@ -29,10 +28,15 @@ def _key(value: Any) -> None:
 
 
 _ENTRY = Shape("gossip entry", [("node_id", ID), ("incarnation", U64), ("revision", U64), ("admin_version", U64)], first=0)
+_TOMBSTONE = Shape("tombstone", [("actor", U64), ("counter", U64), ("time", U64)], first=0)
 _SIBLING = Shape("sibling", [("value", BYTES), ("actor", U64), ("counter", U64), ("time", U64)], first=0)
 
 MEMBERS = array_of("members", Member.from_tuple, high=MEMBERS_MAX)  # `model.member` checks what it will read again
 SIBLINGS = array_of("[value, actor, counter, time]", _SIBLING.check_array)
+TOMBSTONES = array_of("[actor, counter, time]", _TOMBSTONE.check_array)
+_SCANNED = Shape("scan entry", [("key", BYTES), ("token", BYTES), ("siblings", SIBLINGS)], first=0)
+_SCANNED_ROW = Shape("scanned row", [("row_key", BYTES), ("key", BYTES), ("record", BYTES)], first=0)
+_PUT_ENTRY = Shape("PUT_MANY entry", [("key", BYTES), ("value", BYTES_OR_NIL), ("context", BYTES_OR_NIL), ("operation", ID)], first=0)
 KEY = [("bucket", BYTES), ("key", BYTES)]
 TIME = ("time_ms", U32)  # the time remaining
 RING = [("ring_number", U64), ("ring_hash", U64)]
@@ -59,7 +63,7 @@ def _inner(*types: int) -> Kind:
 def _inner_each(*types: int) -> Kind:
     check_inner = _inner(*types).nested
     assert check_inner is not None
-    return array_of("messages", check_inner, high=KEYS_MAX)
+    return array_of("messages", check_inner)
 
 
 SHAPES: dict[int, Shape] = {
@@ -73,11 +77,18 @@ SHAPES: dict[int, Shape] = {
         [*KEY, ("value", BYTES_OR_NIL), ("context", BYTES_OR_NIL), ("mode", upto(m.MODE_SET)), ("w", U8), ("pw", U8), TIME, ("operation", ID)],
     ),
     m.GET_MANY: Shape(
-        "GET_MANY", [("bucket", BYTES), ("keys", array_of("keys", _key, 1, KEYS_MAX)), ("r", U8), ("pr", U8), TIME]
+        "GET_MANY", [("bucket", BYTES), ("keys", array_of("keys", _key)), ("r", U8), ("pr", U8), TIME]
     ),
     m.CLUSTER_STATUS: Shape("CLUSTER_STATUS", []),
     m.PREFERENCE_LIST: Shape("PREFERENCE_LIST", [*KEY]),
-    m.GET_REPLY: Shape("GET_REPLY", [*RING, ("owners_answered", U32), ("token", BYTES), ("siblings", SIBLINGS)]),
+    m.SCAN: Shape("SCAN", [("bucket", BYTES), ("prefix", BYTES), ("cursor", BYTES), ("limit", U32), TIME]),
+    m.PUT_MANY: Shape(
+        "PUT_MANY",
+        [("bucket", BYTES), ("entries", array_of("[key, value, context, operation]", _PUT_ENTRY.check_array)), ("mode", upto(m.MODE_SET)),
+         ("w", U8), ("pw", U8), TIME],
+    ),
+    m.STATS: Shape("STATS", []),
+    m.GET_REPLY: Shape("GET_REPLY", [*RING, ("owners_answered", U32), ("token", BYTES), ("siblings", SIBLINGS), ("tombstones", TOMBSTONES)]),
     m.PUT_REPLY: Shape(
         "PUT_REPLY",
         [*RING, ("token", BYTES), ("actor", U64), ("counter", U64), ("unseen_siblings", U32), ("confirmed", U32),
@@ -86,6 +97,9 @@ SHAPES: dict[int, Shape] = {
     m.GET_MANY_REPLY: Shape("GET_MANY_REPLY", [("replies", _inner_each(m.GET_REPLY, m.ERROR))]),
     m.CLUSTER_STATUS_REPLY: Shape("CLUSTER_STATUS_REPLY", [("document", BYTES)]),
     m.PREFERENCE_LIST_REPLY: Shape("PREFERENCE_LIST_REPLY", [("document", BYTES)]),
+    m.SCAN_REPLY: Shape("SCAN_REPLY", [*RING, ("entries", array_of("[key, token, siblings]", _SCANNED.check_array)), ("cursor", BYTES)]),
+    m.PUT_MANY_REPLY: Shape("PUT_MANY_REPLY", [("replies", _inner_each(m.PUT_REPLY, m.ERROR))]),
+    m.STATS_REPLY: Shape("STATS_REPLY", [("document", BYTES)]),
     m.ERROR: Shape("ERROR", [("code", U32), ("text", TEXT), ("maybe_applied", FLAG), ("required", U32), ("received", U32)]),
     m.FORWARD: Shape("FORWARD", [("put", _inner(m.PUT))]),
     m.FORWARD_REPLY: Shape("FORWARD_REPLY", [("reply", _inner(m.PUT_REPLY, m.ERROR))]),
@@ -99,6 +113,14 @@ SHAPES: dict[int, Shape] = {
     ),
     m.READ: Shape("READ", [*KEY, ("digest", BYTES), TIME, *RING, ("bucket_version", U64)]),
     m.READ_REPLY: Shape("READ_REPLY", [("code", U32), ("standing", STANDING), ("digest", BYTES), ("record", BYTES_OR_NIL), *RING]),
+    m.SCAN_READ: Shape(
+        "SCAN_READ",
+        [("bucket", BYTES), ("prefix", BYTES), ("first_partition", U32), ("end_partition", U32), ("after", BYTES), ("limit", U32), *RING],
+    ),
+    m.SCAN_READ_REPLY: Shape(
+        "SCAN_READ_REPLY",
+        [("code", U32), ("standing", STANDING), ("rows", array_of("[row key, key, record]", _SCANNED_ROW.check_array)), ("whole", FLAG), *RING],
+    ),
     m.GOSSIP: Shape("GOSSIP", [("digest", BYTES), ("entries", array_of("entries", _ENTRY.check_array, high=MEMBERS_MAX))]),
     m.GOSSIP_REPLY: Shape(
         "GOSSIP_REPLY", [("digest", BYTES), ("members", MEMBERS), ("wanted", array_of("node ids", _id, high=MEMBERS_MAX))]
@@ -108,17 +130,21 @@ SHAPES: dict[int, Shape] = {
 
 # What a node accepts, by the role of the connection it came on, after HELLO.
 REQUESTS: dict[int, frozenset[int]] = {
-    m.ROLE_CLIENT: frozenset((m.GET, m.PUT, m.GET_MANY, m.CLUSTER_STATUS, m.PREFERENCE_LIST)),
+    m.ROLE_CLIENT: frozenset((m.GET, m.PUT, m.GET_MANY, m.CLUSTER_STATUS, m.PREFERENCE_LIST, m.SCAN, m.PUT_MANY, m.STATS)),
     m.ROLE_PEER: frozenset(
-        (m.FORWARD, m.FORWARD_REPLY, m.REPLICATE, m.REPLICATE_REPLY, m.READ, m.READ_REPLY, m.GOSSIP, m.GOSSIP_REPLY, m.GOSSIP_PUSH)
+        (m.FORWARD, m.FORWARD_REPLY, m.REPLICATE, m.REPLICATE_REPLY, m.READ, m.READ_REPLY, m.SCAN_READ, m.SCAN_READ_REPLY, m.GOSSIP,
+         m.GOSSIP_REPLY, m.GOSSIP_PUSH)
     ),
     m.ROLE_JOIN: frozenset((m.JOIN,)),
-}
+}  # fmt: skip
 # What a node answers to whoever is no node.
 ANSWERS: dict[int, frozenset[int]] = {
-    m.ROLE_CLIENT: frozenset((m.GET_REPLY, m.PUT_REPLY, m.GET_MANY_REPLY, m.CLUSTER_STATUS_REPLY, m.PREFERENCE_LIST_REPLY, m.ERROR)),
+    m.ROLE_CLIENT: frozenset(
+        (m.GET_REPLY, m.PUT_REPLY, m.GET_MANY_REPLY, m.CLUSTER_STATUS_REPLY, m.PREFERENCE_LIST_REPLY, m.SCAN_REPLY, m.PUT_MANY_REPLY,
+         m.STATS_REPLY, m.ERROR)
+    ),
     m.ROLE_JOIN: frozenset((m.JOIN_REPLY, m.ERROR)),
-}
+}  # fmt: skip
 _REQUESTS = {role: {kind: SHAPES[kind] for kind in kinds} for role, kinds in REQUESTS.items()}
 _ANSWERS = {role: {kind: SHAPES[kind] for kind in kinds} for role, kinds in ANSWERS.items()}
 

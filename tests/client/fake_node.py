@@ -24,13 +24,15 @@ class HangUp(Exception):
 
 
 class FakeNode:
-    """Answers each request with what `script` makes of it; keeps `requests` and counts `connections`."""
+    """Answers each request with what `script` makes of it; keeps `requests` and counts `connections`. A reply's request id of 0 is filled in.
+    Unless it is `choosy`, it greets clients of other clusters, too."""
 
-    def __init__(self, script: Script, port: int = 0, cluster_id: bytes = b"c" * 16) -> None:
+    def __init__(self, script: Script, port: int = 0, cluster_id: bytes = b"c" * 16, choosy: bool = True) -> None:
         self.script = script
         self.requests: list[Message] = []
         self.connections = 0
         self._cluster_id = cluster_id
+        self._choosy = choosy
         self._listener = socket.create_server(("127.0.0.1", port))
         self.port = self._listener.getsockname()[1]
         self.address = f"127.0.0.1:{self.port}"
@@ -82,7 +84,7 @@ class FakeNode:
 
     def _greeting(self, message: Message) -> Message:
         asked = hello.check_hello(message)
-        if asked.cluster_id not in (b"", self._cluster_id):
+        if self._choosy and asked.cluster_id not in (b"", self._cluster_id):
             return m.error_message(0, 13, "this is another cluster", False)
         mine = hello.Hello(cluster_id=self._cluster_id, partitions=8, role=m.ROLE_PEER, node_id=b"n" * 16, boot_nonce=b"b" * 16)
         return hello.message_of(mine, (0, 0))
@@ -90,7 +92,7 @@ class FakeNode:
     def _answer(self, message: Message) -> Message | None:
         self.requests.append(message)
         reply = self.script(message)
-        return None if reply is None else (reply[0], message[1], *reply[2:])
+        return None if reply is None else (reply[0], reply[1] or message[1], *reply[2:])
 
 
 def get_reply(*values: bytes, token: bytes = b"token", owners: int = 3) -> Message:

@@ -14,7 +14,7 @@ import pytest
 from fake_node import FakeNode, HangUp, error, get_reply, put_reply, store
 
 import dynamo
-from dynamo.client.core import RetryPolicy
+from dynamo.client.core import Request, RetryPolicy
 from dynamo.errors import (
     ConfigError,
     ConnectionFailed,
@@ -235,8 +235,9 @@ def test_a_port_that_speaks_something_else_is_a_protocol_error() -> None:
         thread.join()
 
 
-def test_addresses_of_two_clusters_are_refused(start: Start) -> None:
-    one, other = start(store()), start(store(), cluster_id=b"d" * 16)
+@pytest.mark.parametrize("choosy", [True, False])
+def test_addresses_of_two_clusters_are_refused(start: Start, choosy: bool) -> None:
+    one, other = start(store()), start(store(), cluster_id=b"d" * 16, choosy=choosy)
     with client(one, other) as c:
         c._pool.order = lambda: [one.address]  # type: ignore[method-assign]
         c.get("k")
@@ -244,6 +245,12 @@ def test_addresses_of_two_clusters_are_refused(start: Start) -> None:
         with pytest.raises(ConfigError):
             c.get("k")
     assert not other.requests
+
+
+def test_the_answer_to_another_request_is_not_taken(start: Start) -> None:
+    node = start(lambda message: (m.GET_REPLY, message[1] + 1, *get_reply(b"wrong")[2:]))
+    with client(node) as c, pytest.raises(ProtocolError):
+        c.get("k")
 
 
 @pytest.mark.parametrize("text", ["dynamo://h:1,[::1]:2", "h:1, [::1]:2", "dynamo://h:1,[::1]:2/", "h:1,[::1]:2,h:1"])
@@ -292,6 +299,32 @@ def test_a_connection_that_dies_under_a_request_is_tried_anew_at_the_same_node(s
         c.put("k", b"1")
         c.put("k", b"2")
     assert calls == 3 and node.requests[1][10] == node.requests[2][10]
+
+
+def test_a_write_to_a_node_that_has_gone_is_not_sent_into_a_dead_connection() -> None:
+    node = FakeNode(store())
+    with client(node) as c:
+        c.set("k", b"v")
+        node.stop()
+        with pytest.raises(ConnectionFailed) as raised:
+            c.set("k", b"w")
+    assert not raised.value.maybe_applied
+
+
+def test_one_dead_idle_connection_tells_of_the_others(start: Start) -> None:
+    def script(message: Message) -> Message:
+        if len(node.requests) == 3:
+            raise HangUp
+        return get_reply()
+
+    node = start(script)
+    with client(node) as c:
+        held = [c._pool.take(node.address, time.monotonic() + 5) for _ in range(2)]
+        for connection in held:
+            connection.exchange(Request(m.GET, (b"b", b"k", 0, 0), m.GET_REPLY), 1000, time.monotonic() + 5)
+            c._pool.give(connection)
+        c.get("k")
+    assert node.connections == 3 and len(node.requests) == 4
 
 
 def test_threads_share_a_client(start: Start) -> None:

@@ -223,3 +223,14 @@ def test_demo_starts_three_nodes_that_end_with_it(demo: subprocess.Popen[str], n
     for child in children:
         assert select.select([child], [], [], 30)[0], "a node outlived the demo"
         os.close(child)
+
+
+def test_the_cart_example_finds_every_purchase_after_a_kill() -> None:
+    example = Path(__file__).parents[2] / "examples" / "cart.py"
+    done = subprocess.run(
+        [sys.executable, str(example), "--limit", "600", "--clients", "8"], env=ENVIRON, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done
+    figures = dict(word.split("=") for word in done.stdout.split())
+    assert figures["expected"] == figures["found"] == "600" and figures["unknown"] == "0"
+    assert "killed" in done.stderr and "is back" in done.stderr

@@ -132,6 +132,26 @@ def test_refresh_and_read_take_one_reader_slot_for_ever(engine: LmdbEngine) -> N
     assert len(environment_of(engine).readers().splitlines()) == 2  # the heading and this one
 
 
+def test_the_reader_of_a_killed_process_is_cleared_though_a_tool_has_the_file_open(tmp_path: Path, start_child: Start) -> None:
+    LmdbEngine(str(tmp_path), synced=False).close()
+    script = """if True:
+        import sys, lmdb
+        environment = lmdb.open(sys.argv[1], readonly=True, max_dbs=3, lib_version=0)
+        transaction = environment.begin()
+        print("open", flush=True)
+        sys.stdin.read()
+        """
+    tool, killed = start_child(script, tmp_path), start_child(script, tmp_path)
+    for child in (tool, killed):
+        assert child.stdout is not None and child.stdout.readline() == "open\n"
+    killed.kill()
+    killed.wait()
+    engine = LmdbEngine(str(tmp_path), synced=False)
+    readers = environment_of(engine).readers()
+    engine.close()
+    assert f"{tool.pid} " in readers and f"{killed.pid} " not in readers
+
+
 def test_a_read_error_is_a_value_and_the_next_read_works(engine: LmdbEngine) -> None:
     engine.commit(Group(1, objects={b"k": b"1"}))
     assert isinstance(engine.read(b""), StorageFailed)

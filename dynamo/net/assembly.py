@@ -1,0 +1,148 @@
+"""Replica and reactor of one node put together, with the few decisions that need both: who is reachable, what a changed membership calls for,
+whether an old copy of the data directory was started, whether all is answered. `dynamo.node` owns the lifetime around it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable
+from random import Random
+from typing import Any, Literal, Protocol
+
+from dynamo.membership.members import Membership
+from dynamo.model.cluster import Cluster
+from dynamo.model.group import Group
+from dynamo.model.member import LEFT
+from dynamo.model.messages import ROLE_PEER, NodeId
+from dynamo.net.admin import Desk
+from dynamo.net.commits import Commits
+from dynamo.net.reactor import Reactor
+from dynamo.net.spread import Spread
+from dynamo.replication import ActorLease, Replica, Settings
+from dynamo.replication.handoff import PendingHandoff
+from dynamo.replication.rows import Read
+from dynamo.wire.hello import TREE_SHAPE, Hello
+
+_log = logging.getLogger("dynamo.node")
+
+
+class Engine(Protocol):
+    """What is needed of a storage engine."""
+
+    @property
+    def read(self) -> Read: ...
+    def scan(self, table: Literal["objects"], start: bytes, stop: bytes | None, limit: int, /) -> list[tuple[bytes, bytes]]: ...
+    def commit(self, group: Group) -> None: ...
+    def refresh(self) -> None: ...
+
+
+class Assembly:
+    """The parts of a node that run."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        membership: Membership,
+        actor: ActorLease,
+        engine: Engine,
+        commits: Callable[[Callable[[], None]], Commits],
+        durability: int,
+        listener: socket.socket,
+        random: Random,
+    ) -> None:
+        """The membership has been started: it knows this node's address. `commits(notify)`: see `Reactor`."""
+        self._membership = membership
+        self._random = random
+        self._spread = Spread(membership)
+        self.replica = Replica(
+            Settings(),
+            membership.node_id,
+            cluster,
+            membership,
+            actor,
+            engine.read,
+            lambda start, stop, limit: engine.scan("objects", start, stop, limit),
+            random,
+            lambda: time.time_ns() // 1000,
+            durability,
+        )
+        core = self.replica.core
+        desk = Desk(cluster, membership, lambda: core.ring, self._reachable, self._connected, self.metrics)
+        self.reactor = Reactor(
+            self.replica,
+            commits=commits,
+            refresh=engine.refresh,
+            listener=listener,
+            greeting=Hello(
+                cluster_id=cluster.cluster_id,
+                partitions=cluster.partitions,
+                tree_shape=TREE_SHAPE,
+                role=ROLE_PEER,
+                node_id=membership.node_id,
+                incarnation=membership.local.incarnation,
+                boot_nonce=os.urandom(16),
+                address=membership.local.address,
+            ),
+            secret=cluster.secret,
+            known_lease=self._known_lease,
+            address_of=self._address_of,
+            admin=desk.answer,
+            idle=self._owes_nothing,
+            lease_heard=self._lease_heard,
+            follow=self._follow,
+            random=random,
+        )
+
+    def metrics(self) -> dict[str, Any]:
+        """Counts since the start, by name; what STATS answers."""
+        core = self.replica.core
+        return {
+            **self.reactor.counters,
+            **core.counters,
+            "requests_pending": len(core.pending),
+            "members": len(self._membership.members),
+            "ring_number": core.ring_number,
+        }
+
+    def close(self) -> bool:
+        """Close everything but the engine, once `Reactor.run` has ended. Returns whether the store is in order: all is on disk, and the actor may go
+        on."""
+        return self.reactor.close() and self.replica.core.actor.staged is None
+
+    def _follow(self, now: float) -> None:
+        """In every step: if the membership changed, connect to whoever is new and pass the news on."""
+        if self._spread.stale:
+            others, messages = self._spread.look()
+            for node in others:
+                self.reactor.peers.want(node, now)
+            self.reactor.send(messages, now)
+
+    def _owes_nothing(self) -> bool:
+        """Whether every request that was taken is answered; asked while stopping. What goes on behind an answer may be cut off."""
+        core = self.replica.core
+        owing = [fold for fold in core.pending.values() if not isinstance(fold, PendingHandoff) and not getattr(fold, "answered", False)]
+        return not owing and not core.waiting_for_actor
+
+    def _connected(self, node: NodeId) -> bool:
+        return self.reactor.peers.connected(node)
+
+    def _reachable(self, node: NodeId) -> bool:
+        return self._connected(node) and self.replica.core.liveness.up(node)
+
+    def _address_of(self, node: NodeId) -> str | None:
+        member = self._membership.members.get(node)
+        return member.address if member is not None and member.status != LEFT and member.address else None
+
+    def _known_lease(self, node: NodeId) -> tuple[int, int]:
+        member = self._membership.members.get(node)
+        return (member.actor, member.lease_end) if member is not None else (0, 0)
+
+    def _lease_heard(self, actor: int, lease_end: int) -> None:
+        """A peer knows a longer lease of our actor than we do: the directory is an old copy, and the actor must not be used again."""
+        core = self.replica.core
+        if actor == core.actor.actor and lease_end > core.actor.lease_end and core.actor.staged is None:
+            _log.warning("peers know more of this node than its data directory, which must be an old copy; starting a new actor")
+            core.actor.renew(self._random)
+            core.stage_actor()

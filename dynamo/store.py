@@ -1,0 +1,261 @@
+"""Store: the embedded store of one process. The driver of a replica without a network.
+
+    with dynamo.open("data") as store:
+        store.set("alice", b"1 book")
+
+It is a cluster of one node with N = 1, so records, contexts, siblings and the verbs are those of every other way of using dynamo. Threads share
+a store: whoever gets the driver's lock steps the replica for all that wait (flat combining), so their writes share one commit group and
+one fsync. Writes to one key, and a whole `update`, exclude each other.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from random import Random
+from time import monotonic
+from types import TracebackType
+from typing import Any, TypeVar
+from uuid import UUID
+
+from dynamo.api.codec import Codec, key_bytes
+from dynamo.api.context import Context
+from dynamo.api.result import Resolver
+from dynamo.api.update import MISSING, Change
+from dynamo.client.blocking import Verbs
+from dynamo.client.core import Request
+from dynamo.client.verbs import Key, Place, Verb
+from dynamo.errors import ConfigError, DynamoError, StorageFailed, StorageFull, Timeout, from_wire
+from dynamo.membership.members import Membership
+from dynamo.model import messages as m
+from dynamo.model.cluster import Cluster
+from dynamo.model.member import NORMAL
+from dynamo.model.messages import Message
+from dynamo.net import identity
+from dynamo.replication import ActorLease, Replica, Settings
+from dynamo.storage.data_directory import DataDirectory
+
+T = TypeVar("T")
+STRIPES = 64
+RECORD_FORMAT = 1
+
+
+class Store(Verbs):
+    """A store in a directory, open in this process and no other. Made by `dynamo.open`."""
+
+    def __init__(self, path: str | os.PathLike[str], *, durability: str = "synced", timeout: float = 60.0) -> None:
+        self._place = Place.named("default")
+        self._timeout = timeout
+        self._pid = os.getpid()
+        self._calls: deque[_Call] = deque()  # appended to by all threads, emptied by the driver
+        self._driver = threading.Lock()  # Invariant: only its holder touches the replica and the engine
+        self._stripes = [threading.RLock() for _ in range(STRIPES)]
+        self._closed = False
+        self._directory = DataDirectory(path, durability)
+        try:
+            self._replica = self._start(m.DURABILITIES[durability])
+        except BaseException:
+            self._directory.close(self._directory.clean)
+            raise
+
+    def _start(self, durability: int) -> Replica:
+        """Learn or make the store's identity, and make it durable before anything is minted."""
+        engine, random = self._directory.engine, Random(int.from_bytes(os.urandom(32), "big"))
+        stored = identity.load(engine)
+        if stored is None:
+            node_id = os.urandom(identity.NODE_ID_BYTES)
+            uuid = UUID(bytes=os.urandom(16), version=4).bytes
+            cluster = Cluster(cluster_id=uuid, secret=os.urandom(32), seed=int.from_bytes(os.urandom(8), "big"), n=1)
+        else:
+            node_id, cluster = stored.node_id, stored.cluster
+        membership = Membership(node_id)
+        if stored is not None and stored.membership is not None:
+            membership.load(stored.membership)
+        if len(membership.members) > 1 or cluster.n != 1:
+            raise ConfigError(f"{self._directory.path} belongs to a node of a cluster; start that with `dynamo serve`, or give another directory")
+        actor = ActorLease.load(stored.actor if stored is not None else None, self._directory.clean, random)
+        membership.start("store", "", actor.actor, actor.lease_end, RECORD_FORMAT, status=NORMAL)
+        identity.save(engine, node_id, cluster, membership.encode(), actor.encode())
+
+        def scan(start: bytes, stop: bytes | None, limit: int) -> list[tuple[bytes, bytes]]:
+            return engine.scan("objects", start, stop, limit)
+
+        self._actor = actor
+        return Replica(Settings(), node_id, cluster, membership, actor, engine.read, scan, random, lambda: time.time_ns() // 1000, durability)
+
+    # --- the verbs ------------------------------------------------------------------------------------------------------------------
+
+    def update(self, key: Key, fn: Change, *, default: Any = MISSING, timeout: float | None = None) -> Context:
+        """Read, apply `fn` to the list of live values, write what it returns. Atomic: no other write to the key comes between."""
+        with self._exclusive([key_bytes(key)], monotonic() + (timeout or self._timeout)):
+            return super().update(key, fn, default=default, timeout=timeout)
+
+    def bucket(self, name: str | bytes, *, resolver: Resolver | None = None, codec: Codec | None = None) -> StoreBucket:
+        """The verbs on another bucket, with a rule that merges siblings and a codec for values, if given."""
+        return StoreBucket(self, Place.named(name, codec, resolver))
+
+    def stats(self) -> dict[str, int]:
+        """Counts since the store was opened, by name."""
+        return dict(self._replica.core.counters)
+
+    def close(self) -> None:
+        """Finish what is under way and leave the directory marked as cleanly stopped. Later calls raise RuntimeError."""
+        with self._driver:
+            if not self._closed:
+                self._closed = True
+                self._directory.close(clean=self._actor.staged is None)
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"dynamo.open({self._directory.path!r}, durability={self._directory.durability!r})"
+
+    # --- driving ------------------------------------------------------------------------------------------------------------------
+
+    def _run(self, verb: Verb[T], timeout: float | None) -> T:
+        deadline = monotonic() + (self._timeout if timeout is None else timeout)
+        try:
+            request = next(verb)
+            while True:
+                try:
+                    reply = self._exchange(request, deadline)
+                except DynamoError as error:
+                    request = verb.throw(error)
+                else:
+                    request = verb.send(reply)
+        except StopIteration as done:
+            result: T = done.value
+            return result
+
+    def _exchange(self, request: Request, deadline: float) -> Message:
+        """The replica's reply to a request; raises the error it stands for."""
+        remaining_ms = max(1, int((deadline - monotonic()) * 1000))
+        call = _Call(request.message(0, remaining_ms))
+        with ExitStack() as held:
+            if request.writes:
+                held.enter_context(self._exclusive(_keys_of(request), deadline))
+            self._calls.append(call)
+            self._wait(call, deadline)
+        reply = call.reply
+        assert reply is not None, "a lone replica answers in the step that asks it"
+        if reply[0] == m.ERROR:
+            raise from_wire(*reply[2:7])
+        return reply
+
+    def _wait(self, call: _Call, deadline: float) -> None:
+        """Drive the replica until the call is answered, by this thread or by one that was faster."""
+        while call.reply is None:
+            if not self._driver.acquire(timeout=max(0.0, deadline - monotonic())):
+                raise Timeout("the store was busy with other threads' requests", maybe_applied=call.message[0] == m.PUT)
+            try:
+                if call.reply is None:
+                    self._drive()
+            finally:
+                self._driver.release()
+
+    def _drive(self) -> None:
+        """Give the replica everything that waits, commit, and hand out its answers."""
+        if self._closed:
+            raise RuntimeError("the store is closed")
+        if os.getpid() != self._pid:
+            raise RuntimeError("the store was opened before a fork; open it again in this process, after the parent closed it")
+        calls = []
+        while self._calls:
+            calls.append(self._calls.popleft())
+        replica, now = self._replica, monotonic()
+        deadline = replica.next_deadline
+        if deadline is not None and deadline <= now:
+            replica.tick(now)
+        replica.receive([(number, call.message) for number, call in enumerate(calls)], now)
+        while True:
+            ready = replica.take_ready()
+            if not ready.messages and ready.group is None:
+                return
+            self._hand_out(ready.messages, calls)
+            if ready.group is not None:
+                try:
+                    self._directory.engine.commit(ready.group)
+                except (StorageFull, StorageFailed) as error:
+                    replica.commit_failed(ready.group, error, now)
+                else:
+                    self._directory.engine.refresh()
+                    replica.committed(ready.group, now)
+                    self._hand_out(ready.messages_after_commit, calls)
+
+    @staticmethod
+    def _hand_out(messages: list[tuple[m.Source, Message]], calls: list[_Call]) -> None:
+        for number, message in messages:
+            assert isinstance(number, int), "a lone replica has no peers"
+            calls[number].reply = message
+
+    @contextmanager
+    def _exclusive(self, keys: list[bytes], deadline: float) -> Iterator[None]:
+        """Hold the stripes of these keys, in order, so that two writers cannot wait for each other."""
+        with ExitStack() as held:
+            for stripe in sorted({hash(key) % STRIPES for key in keys}):
+                lock = self._stripes[stripe]
+                if not lock.acquire(timeout=max(0.0, deadline - monotonic())):
+                    raise Timeout("another thread is writing to this key, or updating it")
+                held.callback(lock.release)
+            yield
+
+
+class _Call:
+    """One request of one thread."""
+
+    __slots__ = ("message", "reply")
+
+    def __init__(self, message: Message) -> None:
+        self.message = message
+        self.reply: Message | None = None
+
+
+class StoreBucket(Verbs):
+    """The verbs on one bucket of a store. Made by `Store.bucket`."""
+
+    def __init__(self, store: Store, place: Place) -> None:
+        self._store = store
+        self._place = place
+
+    @property
+    def name(self) -> str:
+        """The bucket's name."""
+        return self._place.bucket.decode("ascii")
+
+    def update(self, key: Key, fn: Change, *, default: Any = MISSING, timeout: float | None = None) -> Context:
+        """Like `Store.update`."""
+        with self._store._exclusive([key_bytes(key)], monotonic() + (timeout or self._store._timeout)):
+            return super().update(key, fn, default=default, timeout=timeout)
+
+    def __repr__(self) -> str:
+        return f"{self._store!r}.bucket({self.name!r})"
+
+    def _run(self, verb: Verb[T], timeout: float | None) -> T:
+        return self._store._run(verb, timeout)
+
+
+def _keys_of(request: Request) -> list[bytes]:
+    """The keys a write touches: PUT names one, PUT_MANY has entries that begin with theirs."""
+    named = request.fields[1]
+    return [named] if isinstance(named, bytes) else [entry[0] for entry in named]
+
+
+def open(path: str | os.PathLike[str], *, durability: str = "synced", timeout: float = 60.0) -> Store:
+    """Open, or make, the embedded store in a directory: `dynamo.open`.
+
+    `durability`: "synced" (default; an acknowledged write is on disk), "relaxed" (survives the process, not a power failure), "memory" (nothing is
+    kept; the path is ignored). `timeout`: seconds that bound a call which does not give its own. Raises ConfigError for a directory that is in
+    use, foreign, not writable, or of a cluster's node.
+    """
+    return Store(path, durability=durability, timeout=timeout)
+
+
+__all__ = ["Store", "StoreBucket", "open"]
