@@ -1,26 +1,30 @@
 """The compiled kernels; everything else about the package is in pyproject.toml.
 
 DYNAMO_EXTENSIONS at build time:
-    auto     (default) compile what can be compiled; where there is no compiler, the pure-Python twins do the work
+    auto     (default) compile where there is a C compiler; where there is none, build the pure-Python wheel and say so
     require  fail when a kernel does not compile: for releases and CI, where a silent pure build would go unnoticed
-    off      compile nothing
+    off      compile nothing: the pure-Python wheel, py3-none-any
 """
 
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from setuptools import Extension, setup
+from setuptools import Distribution, Extension, setup
+from setuptools.errors import BaseError, CCompilerError
 
 # dynamo/_core/_NAME_c.pyx. dynamo/_core/__init__.py has the same list; a test compares both with the files.
-COMPILED = ("record",)
+COMPILED = ("record", "ring")
 
 
 def extensions(choice: str) -> list[Extension]:
     """The extensions to build. Raises SystemExit for a choice that is none."""
     if choice not in ("auto", "require", "off"):
         raise SystemExit(f"DYNAMO_EXTENSIONS={choice!r}: choose auto, require or off")
-    if choice == "off":
+    if choice == "off" or (choice == "auto" and not can_compile()):
         return []
     from Cython.Build import cythonize
 
@@ -29,6 +33,26 @@ def extensions(choice: str) -> list[Extension]:
     for extension in built:
         extension.optional = choice == "auto"  # on the result: cythonize() drops it from what it is given
     return built
+
+
+def can_compile() -> bool:
+    """Whether compiler, linker and the headers of this Python are here, tried on an empty module.
+
+    `optional` alone would do for the installation, but a wheel that was to have extensions is tagged for one Python on one platform even
+    when none of them compiled. So what cannot be compiled must not be asked for.
+    """
+    with TemporaryDirectory() as scratch:
+        source = Path(scratch, "probe.c")
+        source.write_text("#include <Python.h>\nPyMODINIT_FUNC PyInit_probe(void) { return NULL; }\n")
+        build = Distribution({"ext_modules": [Extension("probe", [str(source)])]}).get_command_obj("build_ext")
+        build.build_lib = build.build_temp = scratch
+        build.ensure_finalized()
+        try:
+            build.run()
+        except (BaseError, CCompilerError) as error:
+            print(f"dynamo: no kernel can be compiled here, so this is the pure-Python build: {str(error).splitlines()[0]}", file=sys.stderr)
+            return False
+    return True
 
 
 setup(ext_modules=extensions(os.environ.get("DYNAMO_EXTENSIONS", "auto")))

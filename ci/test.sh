@@ -4,6 +4,8 @@
 #
 #   bash ci/test.sh            PYTHON=python3.12 bash ci/test.sh
 set -euo pipefail
+exec </dev/null  # the same with a terminal, without one, and with stdin closed
+unset PYTHONPATH PYTHONHOME
 root=$(cd "$(dirname "$0")/.." && pwd)
 python=${PYTHON:-python3}
 scratch=$(mktemp -d)
@@ -16,8 +18,12 @@ bin=$scratch/venv/bin
 "$bin/python" -m pip install -q --disable-pip-version-check --upgrade "pip>=24"
 # A copy without leftovers: a stray compiled kernel in the checkout must not end up in the wheel.
 mkdir "$scratch/source"
-(cd "$root" && git ls-files -z --cached --others --exclude-standard | xargs -0 tar cf - --ignore-failed-read) | tar xf - -C "$scratch/source"
-DYNAMO_EXTENSIONS=require "$bin/python" -m pip install -q --disable-pip-version-check "$scratch/source[test]"
+(cd "$root" && git ls-files -z --cached --others --exclude-standard) >"$scratch/files" ||
+  (cd "$root" && find . -type f ! -path '*/.*/*' ! -path './build/*' ! -name '*.so' -print0) >"$scratch/files"  # an unpacked sdist
+tar -C "$root" -c --ignore-failed-read --null -T "$scratch/files" -f - | tar -C "$scratch/source" -x -f -
+# Built in a copy of the copy: a build leaves its own copies of modules behind, which nobody wants linted.
+cp -R "$scratch/source" "$scratch/build"
+DYNAMO_EXTENSIONS=require "$bin/python" -m pip install -q --disable-pip-version-check "$scratch/build[test]"
 
 cd "$scratch/source"
 step "lint"
@@ -38,4 +44,6 @@ pytest "$scratch/source/tests"
 step "tests that cross the kernels, pure core"
 DYNAMO_PURE=1 "$bin/dynamo" version
 DYNAMO_PURE=1 pytest "$scratch/source/tests" --ignore "$scratch/source/tests/core"
+step "distributions"
+"$bin/python" "$scratch/source/ci/wheels.py" --source "$scratch/source"
 step "done"

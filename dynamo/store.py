@@ -26,10 +26,12 @@ from dynamo.api.codec import Codec, key_bytes
 from dynamo.api.context import Context
 from dynamo.api.result import Resolver
 from dynamo.api.update import MISSING, Change
-from dynamo.client.blocking import Verbs
+from dynamo.client import verbs
+from dynamo.client.addresses import seconds
 from dynamo.client.core import Request
 from dynamo.client.verbs import Key, Place, Verb
-from dynamo.errors import ConfigError, DynamoError, StorageFailed, StorageFull, Timeout, from_wire
+from dynamo.client.verbs_blocking import Verbs
+from dynamo.errors import ConfigError, StorageFailed, StorageFull, Timeout, Unavailable, from_wire
 from dynamo.membership.members import Membership
 from dynamo.model import messages as m
 from dynamo.model.cluster import Cluster
@@ -84,8 +86,13 @@ class Store(Verbs):
         def scan(start: bytes, stop: bytes | None, limit: int) -> list[tuple[bytes, bytes]]:
             return engine.scan("objects", start, stop, limit)
 
+        def scan_hints(start: bytes, stop: bytes | None, limit: int) -> list[tuple[bytes, bytes]]:
+            return engine.scan("hints", start, stop, limit)
+
         self._actor = actor
-        return Replica(Settings(), node_id, cluster, membership, actor, engine.read, scan, random, lambda: time.time_ns() // 1000, durability)
+        return Replica(
+            Settings(), node_id, cluster, membership, actor, engine.read, scan, scan_hints, random, lambda: time.time_ns() // 1000, durability
+        )  # fmt: skip
 
     # --- the verbs ------------------------------------------------------------------------------------------------------------------
 
@@ -121,24 +128,15 @@ class Store(Verbs):
     # --- driving ------------------------------------------------------------------------------------------------------------------
 
     def _run(self, verb: Verb[T], timeout: float | None) -> T:
-        deadline = monotonic() + (self._timeout if timeout is None else timeout)
-        try:
-            request = next(verb)
-            while True:
-                try:
-                    reply = self._exchange(request, deadline)
-                except DynamoError as error:
-                    request = verb.throw(error)
-                else:
-                    request = verb.send(reply)
-        except StopIteration as done:
-            result: T = done.value
-            return result
+        deadline = monotonic() + (self._timeout if timeout is None else seconds(timeout))
+        return verbs.run(verb, lambda request: self._exchange(request, deadline))
 
     def _exchange(self, request: Request, deadline: float) -> Message:
         """The replica's reply to a request; raises the error it stands for."""
+        if request.elsewhere:
+            raise Unavailable("there is no other node")
         remaining_ms = max(1, int((deadline - monotonic()) * 1000))
-        call = _Call(request.message(0, remaining_ms))
+        call = _Call(request.message(0, remaining_ms), request.writes)
         with ExitStack() as held:
             if request.writes:
                 held.enter_context(self._exclusive(_keys_of(request), deadline))
@@ -154,7 +152,7 @@ class Store(Verbs):
         """Drive the replica until the call is answered, by this thread or by one that was faster."""
         while call.reply is None:
             if not self._driver.acquire(timeout=max(0.0, deadline - monotonic())):
-                raise Timeout("the store was busy with other threads' requests", maybe_applied=call.message[0] == m.PUT)
+                raise Timeout("the store was busy with other threads' requests", maybe_applied=call.writes)
             try:
                 if call.reply is None:
                     self._drive()
@@ -211,10 +209,11 @@ class Store(Verbs):
 class _Call:
     """One request of one thread."""
 
-    __slots__ = ("message", "reply")
+    __slots__ = ("message", "reply", "writes")
 
-    def __init__(self, message: Message) -> None:
+    def __init__(self, message: Message, writes: bool) -> None:
         self.message = message
+        self.writes = writes
         self.reply: Message | None = None
 
 

@@ -22,7 +22,7 @@ minimum against 1.02, 1.08, 1.32 for 5, 20 and 100 members), could get stuck at 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 import xxhash
@@ -66,6 +66,18 @@ def position(bucket: bytes, key: bytes, seed: int) -> int:
 def partition_of(position: int, partitions: int) -> int:
     """The partition a position lies in: its top bits. `partitions` is a power of two."""
     return position >> (65 - partitions.bit_length())
+
+
+def positions(bucket: bytes, keys: Iterable[bytes], seed: int) -> list[int]:
+    """The places of many keys of one bucket."""
+    head = bucket + b"\0"
+    return [xxhash.xxh3_64_intdigest(head + key, seed) for key in keys]
+
+
+def partitions_of(bucket: bytes, keys: Iterable[bytes], seed: int, partitions: int) -> list[int]:
+    """The partitions that many keys of one bucket lie in."""
+    head, shift = bucket + b"\0", 65 - partitions.bit_length()
+    return [xxhash.xxh3_64_intdigest(head + key, seed) >> shift for key in keys]
 
 
 def assign(members: Sequence[RingMember], partitions: int, n: int, seed: int) -> list[tuple[int, ...]]:
@@ -174,9 +186,7 @@ def _costs(partition: int, keys: Sequence[int], weights: Sequence[int]) -> list[
     return costs
 
 
-def _choose(
-    costs: Sequence[int], zones: Sequence[int], room: Sequence[int], roomy: Sequence[int], forced: int, n: int
-) -> list[int]:
+def _choose(costs: Sequence[int], zones: Sequence[int], room: Sequence[int], roomy: Sequence[int], forced: int, n: int) -> list[int]:
     """The n best members with room, best first, of which `forced` or more are roomy; distinct zones while they last."""
     free = sorted([member for member, left in enumerate(room) if left], key=costs.__getitem__)
     chosen: list[int] = []

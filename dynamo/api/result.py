@@ -39,6 +39,8 @@ class Result:
     owners_answered: int
     """How many of the key's owners stand behind this answer. A "not found" with 0 means that only stand-ins were asked."""
     resolver: Resolver | None = field(default=None, repr=False, compare=False)
+    cursor: str | None = field(default=None, repr=False, compare=False)
+    """Given to another `scan`, goes on behind this key; url-safe text. None but for the results of a scan."""
 
     @property
     def found(self) -> bool:

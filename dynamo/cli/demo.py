@@ -11,7 +11,7 @@ from types import FrameType
 
 import click
 
-from dynamo.cli import OK
+from dynamo.cli import OK, installation
 from dynamo.cli.output import talk, write
 from dynamo.config import DEFAULT_PORT
 from dynamo.testing.cluster import ServedCluster
@@ -33,6 +33,7 @@ def demo_command(nodes: int, keep: str | None) -> int:
             for node in cluster.nodes:
                 write(f"{node.ready_line}\n".encode())
             _invite(cluster)
+            installation.warn()
             signal.pause()
     except KeyboardInterrupt:
         return OK

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 import click
 
 from dynamo.api.context import Context
-from dynamo.client.blocking import Client, parse_addresses
+from dynamo.client.addresses import parse_addresses
+from dynamo.client.blocking import Client
 from dynamo.config import DEFAULT_PORT
 from dynamo.errors import ConfigError, InvalidContext
 

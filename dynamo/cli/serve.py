@@ -11,8 +11,8 @@ from uuid import UUID
 
 import click
 
-from dynamo.cli import OK
-from dynamo.cli.output import talk, write
+from dynamo.cli import OK, installation
+from dynamo.cli.output import write
 from dynamo.config import DURABILITIES, NodeConfig, load
 from dynamo.errors import DynamoError
 
@@ -46,7 +46,7 @@ def serve_command(file: str | None, stop_on_eof: bool, **flags: Any) -> int:
     environment (DYNAMO_LISTEN for --listen), else from the file, else it has its default.
     """
     config = load(file, os.environ, flags)
-    _warn_of_pure_core()
+    installation.warn()
     import trio
 
     try:
@@ -76,6 +76,8 @@ async def _serve(config: NodeConfig, stop_on_eof: bool) -> None:
 
     from dynamo.node import Node
 
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)  # what the receiver leaves behind: a second request to stop must not kill what is stopping
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
             stop = _Stop(trio.Event(), trio.CancelScope())
@@ -113,11 +115,3 @@ def _reason(group: BaseExceptionGroup[BaseException]) -> BaseException:
     while isinstance(found, BaseExceptionGroup):
         found = found.exceptions[0]
     return found
-
-
-def _warn_of_pure_core() -> None:
-    """Say so once when the compiled core is missing; who asked for the pure one knows."""
-    from dynamo._core import CORE
-
-    if CORE == "pure" and os.environ.get("DYNAMO_PURE") != "1":
-        talk("dynamo: no compiled core for this Python; using the pure one, which is several times slower")

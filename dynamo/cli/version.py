@@ -7,7 +7,7 @@ import platform
 import click
 
 from dynamo import __version__
-from dynamo.cli import OK
+from dynamo.cli import OK, installation
 from dynamo.cli.output import write
 
 
@@ -17,6 +17,7 @@ def version_command() -> int:
     from dynamo._core import CORE
 
     write(f"version={__version__} python={platform.python_version()} core={CORE} lmdb={_lmdb_version()}\n".encode())
+    installation.warn()
     return OK
 
 

@@ -14,64 +14,18 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from dynamo.api.codec import Codec
-from dynamo.api.context import Context
-from dynamo.api.result import Resolver, Result
-from dynamo.api.update import MISSING, Change
+from dynamo.api.result import Resolver
 from dynamo.client import verbs
 from dynamo.client.connection import Connection
 from dynamo.client.core import Attempts, Request, RetryPolicy
+from dynamo.client.addresses import parse_addresses, seconds
 from dynamo.client.pool import Pool
-from dynamo.client.verbs import Key, Place, Token, Verb
-from dynamo.config import join_address, split_address
-from dynamo.errors import ConfigError, ConnectionFailed, DynamoError
-from dynamo.model import messages as m
+from dynamo.client.verbs import Key, Place, Verb
+from dynamo.client.verbs_blocking import Verbs
+from dynamo.errors import ConnectionFailed, DynamoError
 from dynamo.model.messages import Message
 
 T = TypeVar("T")
-SCHEME = "dynamo://"
-
-
-class Verbs:
-    """The verbs on one bucket. `Client` has them for the bucket `default`, `Bucket` for any other."""
-
-    _place: Place
-
-    def _run(self, verb: Verb[T], timeout: float | None) -> T:
-        raise NotImplementedError
-
-    def get(self, key: Key, *, r: int | None = None, pr: int | None = None, resolver: Resolver | None = None, timeout: float | None = None) -> Result:
-        """Read the key: its siblings and the context that covers them. Absent keys are no error; the result says `found`."""
-        return self._run(verbs.get(self._place, key, r, pr, resolver), timeout)
-
-    def put(
-        self, key: Key, value: Any, *, context: Token = None, w: int | None = None, pw: int | None = None, timeout: float | None = None
-    ) -> Context:
-        """Replace what the context covers; without a context, add a sibling to whatever is there. Returns the context for a next write.
-
-        Unavailable, Timeout and ConnectionFailed tell with `maybe_applied` whether the write may yet become visible.
-        """
-        return self._run(verbs.write(self._place, key, value, context, m.MODE_PUT, w, pw, os.urandom(16)), timeout)
-
-    def set(self, key: Key, value: Any, *, w: int | None = None, pw: int | None = None, timeout: float | None = None) -> Context:
-        """Replace what the coordinating node holds, unread, in one round trip. It loses a concurrent write that arrived there before
-        it: where that matters, use `update`, or `put` with the context of a read."""
-        return self._run(verbs.write(self._place, key, value, None, m.MODE_SET, w, pw, os.urandom(16)), timeout)
-
-    def delete(self, key: Key, *, context: Token = None, blind: bool = False, w: int | None = None, timeout: float | None = None) -> Context:
-        """Delete what the context covers, or, with `blind=True`, what a read shows now. A concurrent write survives. Neither: TypeError."""
-        return self._run(verbs.delete(self._place, key, context, blind, w, os.urandom(16)), timeout)
-
-    def update(self, key: Key, fn: Change, *, default: Any = MISSING, timeout: float | None = None) -> Context:
-        """Read, apply `fn` to the list of live values, and write what it returns (`dynamo.DELETE` deletes) under the context of the read.
-
-        An absent key gives an empty list, or [default]. Updates that race leave siblings, which the next `fn` gets to merge: it must
-        expect several values and may run more than once.
-        """
-        return self._run(verbs.update(self._place, key, fn, default, os.urandom(16)), timeout)
-
-    def get_many(self, keys: Iterable[Key], *, timeout: float | None = None) -> dict[bytes, Result | DynamoError]:
-        """Read many keys; what went wrong with one stands in its place."""
-        return self._run(verbs.get_many(self._place, keys), timeout)
 
 
 class Client(Verbs):
@@ -83,7 +37,7 @@ class Client(Verbs):
 
     def __init__(self, addresses: str | Iterable[str], *, timeout: float = 5.0, retry: RetryPolicy | None = None) -> None:
         self._addresses = parse_addresses(addresses)
-        self._timeout = _seconds(timeout)
+        self._timeout = seconds(timeout)
         self._retry = retry or RetryPolicy()
         self._place = Place.named("default")
         self._pool = Pool(self._addresses, self._retry)
@@ -101,6 +55,10 @@ class Client(Verbs):
         """The nodes that hold the key, and those that stand in for them, in order."""
         return self._run(verbs.preference_list(Place.named(bucket), key), timeout)
 
+    def stats(self, *, timeout: float | None = None) -> dict[str, Any]:
+        """Counts of the node that answers, since its start, by name."""
+        return self._run(verbs.stats(), timeout)
+
     def close(self) -> None:
         """Close the idle connections. Calls under way in other threads end; later ones raise RuntimeError."""
         self._closed = True
@@ -116,24 +74,16 @@ class Client(Verbs):
         return f"Client({','.join(self._addresses)!r})"
 
     def _run(self, verb: Verb[T], timeout: float | None) -> T:
-        deadline = monotonic() + (self._timeout if timeout is None else _seconds(timeout))
-        try:
-            request = next(verb)
-            while True:
-                try:
-                    reply = self._call(request, deadline)
-                except DynamoError as error:
-                    request = verb.throw(error)
-                else:
-                    request = verb.send(reply)
-        except StopIteration as done:
-            result: T = done.value
-            return result
+        deadline = monotonic() + (self._timeout if timeout is None else seconds(timeout))
+        asked: set[str] = set()
+        return verbs.run(verb, lambda request: self._call(request, deadline, asked))
 
-    def _call(self, request: Request, deadline: float) -> Message:
-        """The reply to one request, however many attempts it takes. Raises its final error."""
+    def _call(self, request: Request, deadline: float, asked: set[str]) -> Message:
+        """The reply to one request, however many attempts it takes. Raises its final error. `asked`: nodes that answered this verb before."""
         pool = self._here()
-        attempts = Attempts(request, pool.order(), self._retry, deadline)
+        if not request.elsewhere:
+            asked.clear()
+        attempts = Attempts(request, [address for address in pool.order() if address not in asked], self._retry, deadline)
         while True:
             attempt = attempts.next(monotonic())
             until = monotonic() + attempt.wait_s
@@ -151,6 +101,7 @@ class Client(Verbs):
                 connection = None
                 if attempts.answered(attempt.address, reply):
                     pool.served(attempt.address)
+                    asked.add(attempt.address)
                     return reply
                 pool.failed(attempt.address)
             finally:
@@ -183,18 +134,3 @@ class Bucket(Verbs):
 
     def _run(self, verb: Verb[T], timeout: float | None) -> T:
         return self._client._run(verb, timeout)
-
-
-def parse_addresses(addresses: str | Iterable[str]) -> tuple[str, ...]:
-    """`host:port,host:port`, the same after `dynamo://`, or several of them -> normal addresses. Raises ConfigError."""
-    texts = [addresses] if isinstance(addresses, str) else list(addresses)
-    parts = [part.strip() for text in texts for part in text.removeprefix(SCHEME).rstrip("/").split(",") if part.strip()]
-    if not parts:
-        raise ConfigError("give the address of at least one node: host:port,host:port or dynamo://host:port,host:port")
-    return tuple(dict.fromkeys(join_address(*split_address(part)) for part in parts))
-
-
-def _seconds(timeout: float) -> float:
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
-        raise ValueError(f"timeout is a number of seconds above 0, not {timeout!r}")
-    return timeout

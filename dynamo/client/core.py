@@ -1,7 +1,7 @@
 """How a request is tried until a node answers it: the retry policy as a value, and the attempts of one request as a fold over what came
 of them.
 
-Sans-IO: no socket, clock or lock. The shell (`blocking`) asks `Attempts.next` where to try and for how long, tells it what happened,
+Sans-IO: no socket, clock or lock. The shell (`blocking`, `aio`) asks `Attempts.next` where to try and for how long, tells it what happened,
 and stops when it is given a reply or an error. The rules:
 
 - Any node takes any request, so a node that cannot be reached or cannot help is passed over for the next one.
@@ -39,6 +39,10 @@ if TYPE_CHECKING:
     from random import Random
 
 
+ELSEWHERE: tuple[type[DynamoError], ...] = (ConnectionFailed, ProtocolError, Timeout, Unavailable, StorageFull, StorageFailed, CorruptRecord)
+"""Errors that another node may not have."""
+
+
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
     """When and where a request is tried again. All times in seconds."""
@@ -50,9 +54,7 @@ class RetryPolicy:
     down_s: float = 0.5
     """How long a node that failed is tried last; doubles with each failure in a row, and is jittered by half either way."""
     down_s_max: float = 10.0
-    elsewhere: tuple[type[DynamoError], ...] = (
-        ConnectionFailed, ProtocolError, Timeout, Unavailable, StorageFull, StorageFailed, CorruptRecord,
-    )  # fmt: skip
+    elsewhere: tuple[type[DynamoError], ...] = ELSEWHERE
     """Errors that another node may not have. Every other one is the request's own fault and raised at once."""
 
 
@@ -66,6 +68,8 @@ class Request:
     timed: bool = True
     after: tuple[Any, ...] = ()
     writes: bool = False
+    elsewhere: bool = False
+    """Not to be asked of the nodes that answered the verb's requests since the last one without this mark."""
 
     def message(self, request_id: int, time_ms: int) -> Message:
         """The message of one attempt; `time_ms` is the time the node may take, in milliseconds."""
@@ -185,7 +189,7 @@ class Attempts:
     def _final_error(self, *, timed_out: bool = False) -> DynamoError:
         """The most telling of the errors met, with all of them in its text."""
         if not self._errors:
-            return Timeout("no time was left to try")
+            return Timeout("no time was left to try") if timed_out else Unavailable("no other node is left to ask")
         if not isinstance(self._errors[-1][1], self._policy.elsewhere):
             told = [self._errors[-1]]
         else:

@@ -1,14 +1,14 @@
 """The verbs as generators: each yields requests, is sent their replies, and returns what the caller gets. Sans-IO.
 
-Written once for every colour of client: a shell runs `request = next(verb)`, has it answered within the caller's time, and goes on with
-`verb.send(reply)` (or `verb.throw(error)`) until StopIteration brings the result. A verb that needs two requests, a blind delete or an
-update, thus shares one deadline without knowing of time. Arguments are checked before the first request, so that a wrong call raises
-and sends nothing.
+Written once for every colour of client: a shell has each request answered within the caller's time and passes the reply, or the error it
+ended in, back (`run`, `run_async`). A verb that needs two requests, a blind delete or an update, thus shares one deadline
+without knowing of time. Arguments are checked before the first request, so that a wrong call raises and sends nothing. Verbs for many keys
+are in `many` and `scan`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -17,7 +17,7 @@ from dynamo.api.context import Context, Dot, token_bytes
 from dynamo.api.result import Resolver, Result, make_siblings
 from dynamo.api.update import DELETE, Change, changed
 from dynamo.client.core import Request
-from dynamo.errors import DynamoError, ProtocolError, from_wire
+from dynamo.errors import DynamoError
 from dynamo.model import messages as m
 from dynamo.model.messages import Message
 from dynamo.wire.documents import decode_document
@@ -27,8 +27,6 @@ Verb = Generator[Request, Message, T]
 Key = str | bytes
 Token = Context | str | bytes | None
 NewOperation = Callable[[], bytes]
-
-KEYS_PER_REQUEST = 128  # of get_many: a reply must fit into a frame, and one slow key should not hold up a thousand
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +43,45 @@ class Place:
         return cls(bucket_bytes(name), codec, resolver)
 
 
-def get(place: Place, key: Key, r: int | None, pr: int | None, resolver: Resolver | None) -> Verb[Result]:
+def run(verb: Verb[T], call: Callable[[Request], Message]) -> T:
+    """Run a verb to its end over a `call` that returns the reply to a request or raises its error."""
+    try:
+        request = next(verb)
+        while True:
+            try:
+                reply = call(request)
+            except DynamoError as error:
+                request = verb.throw(error)
+            else:
+                request = verb.send(reply)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+
+
+async def run_async(verb: Verb[T], call: Callable[[Request], Awaitable[Message]]) -> T:
+    """The same over a `call` to be awaited. A cancelled one ends the verb."""
+    try:
+        request = next(verb)
+        while True:
+            try:
+                reply = await call(request)
+            except DynamoError as error:
+                request = verb.throw(error)
+            else:
+                request = verb.send(reply)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+    finally:
+        verb.close()
+
+
+def get(place: Place, key: Key, r: int | None = None, pr: int | None = None, resolver: Resolver | None = None) -> Verb[Result]:
     """Read the key."""
     name = key_bytes(key)
-    reply = yield Request(m.GET, (place.bucket, name, _count("r", r), _count("pr", pr)), m.GET_REPLY)
-    return _result(place, name, reply, resolver)
+    reply = yield _read(place, name, r, pr)
+    return result_of(place, name, reply, resolver)
 
 
 def write(place: Place, key: Key, value: Any, token: Token, mode: int, w: int | None, pw: int | None, operation: bytes) -> Verb[Context]:
@@ -62,47 +94,40 @@ def write(place: Place, key: Key, value: Any, token: Token, mode: int, w: int | 
         after=(operation,),
         writes=True,
     )
-    actor, counter, unseen = reply[5:8]
-    return Context(reply[4], dot=Dot(actor, counter), unseen_siblings=unseen)
+    return context_of(reply)
 
 
 def delete(place: Place, key: Key, context: Token, blind: bool, w: int | None, operation: bytes) -> Verb[Context]:
-    """Write a tombstone under the context, or, blind, under that of a read made now."""
+    """Write a tombstone under the context, or, blind, under that of a read made now; of a key that has never been, nothing is written."""
     if (context is None) != blind:
         raise TypeError(
             "delete takes context=, from the read that showed what to delete, or blind=True, to delete whatever a read shows now; "
             f"got {'neither' if context is None else 'both'}"
         )
+    _count("w", w)
     if blind:
-        context = (yield from get(place, key, None, None, None)).context
+        reply = yield _read(place, key_bytes(key))
+        token, siblings, tombstones = reply[5:8]
+        context = Context(token)
+        if not siblings and not tombstones:
+            return context
     return (yield from write(place, key, DELETE, context, m.MODE_PUT, w, None, operation))
+
+
+def discard(place: Place, key: Key, operation: bytes) -> Verb[None]:
+    """Delete what a read shows now. Raises KeyError, and writes nothing, when that is nothing."""
+    reply = yield _read(place, key_bytes(key))
+    token, siblings = reply[5:7]
+    if not siblings:
+        raise KeyError(key)
+    yield from write(place, key, DELETE, Context(token), m.MODE_PUT, None, None, operation)
 
 
 def update(place: Place, key: Key, change: Change, default: Any, operation: bytes) -> Verb[Context]:
     """Read, change, write under the context of the read."""
-    result = yield from get(place, key, None, None, None)
+    result = yield from get(place, key)
     value = changed(result, change, default)
     return (yield from write(place, key, value, result.context, m.MODE_PUT, None, None, operation))
-
-
-def get_many(place: Place, keys: Iterable[Key]) -> Verb[dict[bytes, Result | DynamoError]]:
-    """Read many keys. An error concerns its key alone and stands in its place; so do the keys of a request that failed as a whole."""
-    if isinstance(keys, str | bytes):
-        raise TypeError("get_many takes several keys; for one there is get")
-    names = list(dict.fromkeys(key_bytes(key) for key in keys))
-    found: dict[bytes, Result | DynamoError] = {}
-    for start in range(0, len(names), KEYS_PER_REQUEST):
-        part = tuple(names[start : start + KEYS_PER_REQUEST])
-        try:
-            reply = yield Request(m.GET_MANY, (place.bucket, part, 0, 0), m.GET_MANY_REPLY)
-        except DynamoError as error:
-            found |= dict.fromkeys(part, error)
-            continue
-        if len(reply[2]) != len(part):
-            raise ProtocolError(f"{len(reply[2])} replies to a request for {len(part)} keys")
-        for name, answer in zip(part, reply[2], strict=True):
-            found[name] = from_wire(*answer[2:7]) if answer[0] == m.ERROR else _result(place, name, answer, None)
-    return found
 
 
 def cluster_status() -> Verb[dict[str, Any]]:
@@ -117,9 +142,26 @@ def preference_list(place: Place, key: Key) -> Verb[dict[str, Any]]:
     return dict(decode_document(reply[2]))
 
 
-def _result(place: Place, key: bytes, reply: Message, resolver: Resolver | None) -> Result:
+def stats() -> Verb[dict[str, Any]]:
+    """Counts of the answering node since its start, by name."""
+    reply = yield Request(m.STATS, (), m.STATS_REPLY, timed=False)
+    return dict(decode_document(reply[2]))
+
+
+def result_of(place: Place, key: bytes, reply: Message, resolver: Resolver | None = None) -> Result:
+    """What a GET_REPLY says of the key."""
     owners_answered, token, siblings = reply[4:7]
     return Result(key, make_siblings(siblings, place.codec), Context(token), owners_answered, resolver or place.resolver)
+
+
+def context_of(reply: Message) -> Context:
+    """The new context in a PUT_REPLY."""
+    token, actor, counter, unseen = reply[4:8]
+    return Context(token, dot=Dot(actor, counter), unseen_siblings=unseen)
+
+
+def _read(place: Place, name: bytes, r: int | None = None, pr: int | None = None) -> Request:
+    return Request(m.GET, (place.bucket, name, _count("r", r), _count("pr", pr)), m.GET_REPLY)
 
 
 def _count(name: str, value: int | None) -> int:

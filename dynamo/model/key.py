@@ -18,7 +18,7 @@ KEY_BYTES_MAX = 1024
 ROW_KEY_BYTES_MAX = 511
 _HASH_BYTES = 16
 _INLINE_BYTES_MAX = 494
-_HEAD_BYTES = ROW_KEY_BYTES_MAX - _HASH_BYTES - 2
+HEAD_BYTES = ROW_KEY_BYTES_MAX - _HASH_BYTES  # of the row key of a long key: as far as it shows the key
 _BUCKET_NAME = re.compile(rb"[A-Za-z0-9_.-]{1,64}\Z")
 
 
@@ -46,7 +46,7 @@ def row_key(partition: int, bucket: bytes, key: bytes) -> bytes:
     full = bucket + b"\0" + key
     if len(full) + 2 <= _INLINE_BYTES_MAX:
         return partition.to_bytes(2, "big") + full
-    return partition.to_bytes(2, "big") + full[:_HEAD_BYTES] + xxhash.xxh3_128_digest(full)
+    return partition.to_bytes(2, "big") + full[: HEAD_BYTES - 2] + xxhash.xxh3_128_digest(full)
 
 
 def is_hashed(row: bytes) -> bool:

@@ -40,7 +40,7 @@ PUT_REPLY = 21  # ring_number, ring_hash, token, actor, counter, unseen_siblings
 GET_MANY_REPLY = 22  # replies: a tuple of GET_REPLY or ERROR messages in the order of the keys
 CLUSTER_STATUS_REPLY = 23  # document (packed map)
 PREFERENCE_LIST_REPLY = 24  # document (packed map)
-SCAN_REPLY = 25  # ring_number, ring_hash, entries: tuple of (key, token, siblings), cursor (b"" = that was all)
+SCAN_REPLY = 25  # ring_number, ring_hash, entries: tuple of (key, token, siblings, cursor behind it), cursor (b"" = that was all), owners_answered
 PUT_MANY_REPLY = 26  # replies: a tuple of PUT_REPLY or ERROR messages in the order of the entries
 STATS_REPLY = 27  # document (packed map)
 ERROR = 29  # code, text, maybe_applied, required, received
@@ -57,6 +57,13 @@ SCAN_READ_REPLY = 47  # code (0 = read), standing, rows: tuple of (row key, key,
 GOSSIP = 50  # digest of the whole membership, entries: tuple of (node_id, incarnation, revision, admin_version); () begins an exchange
 GOSSIP_REPLY = 51  # digest, members (tuple of member tuples the asker lacks), wanted (node_ids to push); both () if the digests are equal
 GOSSIP_PUSH = 52  # members (tuple of member tuples)
+# anti-entropy: `roots`, `nodes`, `leaves` are rows of 8-byte hashes; n names the tree (buckets with another N have trees of their own)
+TREE_ROOTS = 60  # ring_number, ring_hash, roots (of all trees both nodes hold, by n and partition)
+TREE_ROOTS_REPLY = 61  # code (0 = compared), differing: tuple of indexes into the roots
+TREE_NODES = 62  # partition, n, nodes (32 hashes)
+TREE_NODES_REPLY = 63  # code, differing: tuple of node indexes, leaves (32 hashes for each of them)
+TREE_KEYS = 64  # partition, n, leaves: tuple of leaf indexes
+TREE_KEYS_REPLY = 65  # code, entries: tuple of (bucket, key, first 8 bytes of the digest)
 
 # PUT modes
 MODE_PUT, MODE_SET = 0, 1

@@ -33,7 +33,7 @@ class Engine(Protocol):
 
     @property
     def read(self) -> Read: ...
-    def scan(self, table: Literal["objects"], start: bytes, stop: bytes | None, limit: int, /) -> list[tuple[bytes, bytes]]: ...
+    def scan(self, table: Literal["objects", "hints"], start: bytes, stop: bytes | None, limit: int, /) -> list[tuple[bytes, bytes]]: ...
     def commit(self, group: Group) -> None: ...
     def refresh(self) -> None: ...
 
@@ -64,6 +64,7 @@ class Assembly:
             actor,
             engine.read,
             lambda start, stop, limit: engine.scan("objects", start, stop, limit),
+            lambda start, stop, limit: engine.scan("hints", start, stop, limit),
             random,
             lambda: time.time_ns() // 1000,
             durability,

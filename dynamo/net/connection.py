@@ -13,10 +13,12 @@ import select
 import socket
 from enum import Enum, auto
 
-from dynamo.model.messages import ROLE_CLIENT, Source
+from dynamo.model.messages import ROLE_CLIENT, Message, Source
 from dynamo.wire.frames import FrameDecoder
 
 RECEIVE_BYTES = 65_536
+WINDOW_MAX = 1024  # unanswered requests of one client
+ANSWER_BYTES_FIRST = 1024 * 1024  # what an answer is taken to have before there was one
 
 
 class State(Enum):
@@ -33,23 +35,8 @@ class Connection:
     """Bytes in and out of one socket. `number` is never used twice within a process, unlike the file descriptor."""
 
     __slots__ = (
-        "decoder",
-        "descriptor",
-        "held_bytes",
-        "mask",
-        "node_id",
-        "nonce",
-        "number",
-        "outbound",
-        "output_bytes",
-        "over",
-        "parts",
-        "role",
-        "sock",
-        "source",
-        "state",
-        "unsent",
-        "waiting_bytes",
+        "answer_bytes", "backlog", "decoder", "descriptor", "held_bytes", "mask", "node_id", "nonce", "number", "outbound", "output_bytes",
+        "over", "parts", "role", "sock", "source", "state", "unanswered", "unsent", "waiting_bytes",
     )  # fmt: skip
 
     def __init__(self, sock: socket.socket, number: int, decoder: FrameDecoder, *, outbound: bool) -> None:
@@ -69,6 +56,9 @@ class Connection:
         self.unsent: memoryview | None = None  # what the socket did not take; goes before `parts`
         self.output_bytes = 0  # Invariant: the sum of both
         self.waiting_bytes = 0  # of those, what was left after the last `flush`, as last accounted for
+        self.unanswered = 0  # requests of this client that the replica has and owes an answer
+        self.answer_bytes = ANSWER_BYTES_FIRST  # of a large one among the recent answers
+        self.backlog: list[Message] = []  # requests received beyond the window; while there are any, no more are read
         self.over = ""  # why this connection has to be closed; "" while it lives
 
     def receive(self) -> bytes | None:
@@ -84,6 +74,15 @@ class Connection:
             self.over = self.over or "closed by the other side"
             return None
         return data
+
+    def room(self, output_bytes_max: int) -> int:
+        """How many more requests may be given to the replica: so many that answers like the recent ones fit into half of the output allowed."""
+        return max(1, min(WINDOW_MAX, output_bytes_max // 2 // self.answer_bytes)) - self.unanswered
+
+    def answered(self, frame_bytes: int) -> None:
+        """A request got its answer, of this size."""
+        self.unanswered -= 1
+        self.answer_bytes = max(frame_bytes, self.answer_bytes - (self.answer_bytes >> 3))
 
     def push(self, frame: bytes) -> None:
         """Queue a frame; `flush` sends it."""
@@ -117,7 +116,7 @@ class Connection:
             return select.EPOLLOUT
         reading = True
         if self.role == ROLE_CLIENT and self.state is State.OPEN:
-            reading = not draining and self.output_bytes <= pause_bytes
+            reading = not draining and not self.backlog and self.output_bytes <= pause_bytes
         return (select.EPOLLIN if reading else 0) | (select.EPOLLOUT if self.unsent is not None else 0)
 
     def shut_down_output(self) -> None:

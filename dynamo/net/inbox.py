@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 from collections.abc import Callable
 
 from dynamo.errors import ConfigError, DynamoError, ProtocolError
@@ -18,6 +19,7 @@ from dynamo.model.messages import (
 from dynamo.net.connection import Connection, State
 from dynamo.net.driven import Batch
 from dynamo.net.handshake import Greeted, Handshake
+from dynamo.net.limits import Limits
 from dynamo.net.links import Links
 from dynamo.wire.frames import encode
 from dynamo.wire.messages import check
@@ -38,12 +40,13 @@ class Inbox:
     """The receiving half of the reactor's step."""
 
     def __init__(
-        self, links: Links, handshake: Handshake, admin: Admin, opened: Callable[[Connection, Greeted, float], None],
+        self, links: Links, handshake: Handshake, limits: Limits, admin: Admin, opened: Callable[[Connection, Greeted, float], None],
         refused: Callable[[NodeId, DynamoError], None],
     ) -> None:  # fmt: skip
         """`opened(connection, greeted, now)`: a HELLO exchange succeeded. `refused(node, error)`: a node we dialled turned us away."""
         self._links = links
         self._handshake = handshake
+        self._limits = limits
         self._admin = admin
         self._opened = opened
         self._refused = refused
@@ -82,7 +85,24 @@ class Inbox:
             if message[0] in ADMIN:
                 self._links.push(connection, encode(answer_admin(self._admin, message)))
             else:
-                batch.append((source, message))
+                connection.backlog.append(message)
+        self.resume(connection, batch)
+
+    def resume(self, connection: Connection, batch: Batch) -> None:
+        """Give as many of a client's requests to the replica as the window lets through; the rest wait, and are not added to meanwhile."""
+        waiting = connection.backlog
+        room = 0
+        if connection.output_bytes <= self._limits.output_pause_bytes:
+            room = max(0, connection.room(self._limits.output_bytes_max))
+        if room < len(waiting):
+            connection.backlog, waiting = waiting[room:], waiting[:room]
+        else:
+            connection.backlog = []
+        connection.unanswered += len(waiting)
+        source = connection.source
+        batch += [(source, message) for message in waiting]
+        if connection.backlog or not connection.mask & select.EPOLLIN:
+            self._links.watch(connection)
 
     def _greet(self, connection: Connection, message: Message, now: float) -> None:
         """The first message of a connection. Raises ProtocolError or ConfigError to turn it away."""

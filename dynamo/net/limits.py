@@ -30,7 +30,8 @@ class Limits:
     """Wait before a peer is dialled again: doubles from the first to the second with each failure in a row, jittered by half either way."""
 
     output_bytes_max: int = 16 * MEBIBYTE
-    """Unsent bytes of one connection. A reader slower than that is cut off: it would otherwise be buffered without end."""
+    """Unsent bytes of one connection. A reader slower than that is cut off: it would otherwise be buffered without end. So that a client that
+    asks for much at once is not, its requests are let in by a window: so many that answers like the last ones fill half of this."""
 
     output_pause_bytes: int = 1 * MEBIBYTE
     """Unsent bytes at which a client is no longer read from: it should first take the answers it has asked for."""

@@ -36,6 +36,7 @@ class Links:
         self._limits = limits
         self._timers = timers
         self.numbers = count(1)
+        self.resumable: list[Connection] = []  # clients with a backlog that may have room for more of it
         self._dirty: list[Connection] = []  # have frames that were never tried to send
         self._finished: list[Connection] = []
         self._output_total = 0
@@ -109,6 +110,8 @@ class Links:
             if self._output_total > self._limits.output_total_bytes_max:
                 self._cut_off(connection, "too much output waits for readers")
                 return
+        if connection.backlog and waiting <= self._limits.output_pause_bytes:
+            self.resumable.append(connection)
         if waiting or connection.mask != select.EPOLLIN:
             self.watch(connection)
 

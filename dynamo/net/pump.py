@@ -99,8 +99,9 @@ class Pump:
                 if client is None:
                     self.counters["replies_dropped"] += 1
                 elif type(client) is Connection:
-                    frame = frame or self._encode(message)
-                    self._links.push(client, frame or self._too_large(message))
+                    frame = frame or self._encode(message) or self._too_large(message)
+                    self._links.push(client, frame)
+                    client.answered(len(frame))
                 else:
                     assert type(client) is LocalPort
                     client.deliver(message)

@@ -93,7 +93,7 @@ class Reactor:
         self.peers = Peers(self.doors, self.timers, self.limits, address_of, random, self._note_loss)
         handshake = Handshake(greeting, secret, known_lease, self.peers.live_nonce)
         self.doors.hello = encode(handshake.hello())
-        self._inbox = Inbox(self.links, handshake, admin, self._opened, self._refused)
+        self._inbox = Inbox(self.links, handshake, self.limits, admin, self._opened, self._refused)
         self._admin = admin
         self._idle = idle
         self._lease_heard = lease_heard
@@ -144,7 +144,7 @@ class Reactor:
     def _process(self, events: list[tuple[int, int]], now: float) -> None:
         """One batch of events, to its end: everything it caused is committed or under way, and sent."""
         self._steps += 1
-        batch = self._take_local(now)
+        batch = self._take_waiting(now)
         accepting = False
         if self._passed_over:  # those the last batch had no time for come first, or the end of a full list would starve
             events.sort(key=lambda event: event[0] not in self._passed_over)
@@ -174,9 +174,13 @@ class Reactor:
         if accepting:
             self.doors.accept(now)
 
-    def _take_local(self, now: float) -> Batch:
-        """The batch begins with what clients within the process ask for."""
+    def _take_waiting(self, now: float) -> Batch:
+        """The batch begins with what waited: requests for which a client's window has room again, and those from within the process."""
         batch: Batch = []
+        resumable, self.links.resumable = self.links.resumable, []
+        for connection in resumable:
+            if connection.state is State.OPEN and connection.backlog and not self.links.draining:
+                self._inbox.resume(connection, batch)
         for source, message in self._local.collect():
             if message[0] in ADMIN:
                 self._pump.send([(source, answer_admin(self._admin, message))], now)
@@ -206,6 +210,8 @@ class Reactor:
             for node_id in lost:
                 if not self.peers.connected(node_id):
                     self.replica.peer_down(node_id, now)
+        if self.links.resumable:
+            self.wake()
         if self._drained is not None and self._pump.in_flight is None and self._idle() and not self.links.unsent():
             self._drained.set()
 

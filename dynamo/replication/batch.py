@@ -1,34 +1,54 @@
-"""Requests for many keys: one get or put each, with an outcome of its own, answered in one message."""
+"""Requests for many keys: one get or put each, with an outcome of its own, answered in one message.
+
+All answers have to fit into one frame, and a hundred values may not. What would go beyond `ANSWER_BYTES_MAX` is left out as soon as it is known, with
+a typed error in its place, and asked for again by the client: a read with fewer others, a write by the same operation id. The first answer to come
+is always kept, so each request gets on by one key at least.
+"""
 
 from __future__ import annotations
 
-from dynamo.errors import InvalidRequest
+from dynamo.errors import InvalidRequest, ValueTooLarge
 from dynamo.model import messages as m
 from dynamo.model.messages import Message, Source
 from dynamo.replication.core import Core, ReplyTo
 from dynamo.replication.forward import take_put
 from dynamo.replication.get import coordinate_get
 
+ANSWER_BYTES_MAX = 4 << 20  # half a frame: the one answer that is kept in any case may take the other half
+
 
 class Batch:
     """Collects the replies to the keys of one request, in their order."""
 
-    __slots__ = ("_kind", "_missing", "_replies", "_request_id")
+    __slots__ = ("_bytes", "_kind", "_missing", "_replies", "_request_id")
 
     def __init__(self, kind: int, request_id: int, count: int) -> None:
         self._kind = kind
         self._request_id = request_id
         self._replies: list[Message | None] = [None] * count
         self._missing = count
+        self._bytes = 0
 
     def add(self, slot: int, reply: Message) -> Message | None:
         """Take the answer for one key; the whole reply once all are there."""
         assert self._replies[slot] is None, "a key was answered twice"
+        size = _size(reply)
+        if self._bytes and self._bytes + size > ANSWER_BYTES_MAX:
+            reply = m.error_message(0, ValueTooLarge.code, "left out of an answer that grew too large; ask again", reply[0] == m.PUT_REPLY)
+        elif reply[0] != m.ERROR:
+            self._bytes += size
         self._replies[slot] = reply
         self._missing -= 1
         if self._missing:
             return None
         return (self._kind, self._request_id, tuple(self._replies))
+
+
+def _size(reply: Message) -> int:
+    """About how many bytes the reply takes in a frame; errors, which are small, take none."""
+    if reply[0] == m.GET_REPLY:
+        return 64 + len(reply[5]) + sum(len(sibling[0]) + 32 for sibling in reply[6]) + 28 * len(reply[7])
+    return 64 + len(reply[4]) if reply[0] == m.PUT_REPLY else 0
 
 
 def take_get_many(core: Core, source: Source, message: Message) -> None:

@@ -28,6 +28,8 @@ from dynamo.replication.rows import Rows
 if TYPE_CHECKING:
     from random import Random
 
+    from dynamo.replication.hinted_handoff import Hints
+
 Scan = Callable[[bytes, bytes | None, int], list[tuple[bytes, bytes]]]
 
 
@@ -45,6 +47,13 @@ class Settings:
     keys_per_request_max: int = 1024
     handoff_window: int = 64  # rows handed over at a time
     handoff_retry_s: float = 2.0
+    hint_bytes_max: int = 256 << 20  # of records held back for nodes that are down; beyond it new hints are refused
+    hint_window: int = 64  # hints replayed to one node at a time; its acknowledgements, sent after its commits, set the pace
+    hint_retry_s: float = 1.0
+    exchange_interval_s: float = 10.0  # how often two owners compare their trees
+    repair_window: int = 64  # keys repaired at a time in one exchange
+    tree_slice_rows: int = 512  # rows read at a time while the trees are built after a start
+    tree_slice_s: float = 0.01  # pause between two of them
 
 
 @dataclass(slots=True)
@@ -88,6 +97,7 @@ class Core:
         actor: ActorLease,
         rows: Rows,
         scan: Scan,
+        hints: Hints,
         random: Random,
         wall_us: Callable[[], int],
         durability: int,
@@ -99,6 +109,7 @@ class Core:
         self.actor = actor
         self.rows = rows
         self.scan = scan
+        self.hints = hints
         self.random = random
         self.durability = durability
         self.now = 0.0

@@ -7,6 +7,8 @@ the digest the coordinator sent answers with that alone. R answers are merged an
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from dynamo._core import record as records
 from dynamo.errors import CorruptRecord, DynamoError, Timeout, Unavailable
 from dynamo.model import messages as m
@@ -69,7 +71,7 @@ class GetFold:
 class PendingGet:
     """A get in the table of pending requests: the fold, whom to ask next, and the answer."""
 
-    __slots__ = ("answered", "bucket", "deadline", "definition", "fold", "key", "pin", "pin_digest", "plan", "reply_to", "request_id", "started",
+    __slots__ = ("answered", "bucket", "deadline", "definition", "done", "fold", "key", "pin", "pin_digest", "plan", "reply_to", "request_id", "started",
                  "time_ms")  # fmt: skip
 
     def __init__(
@@ -88,6 +90,7 @@ class PendingGet:
         self.pin = b""  # the record whose digest goes out with the reads; a reply by digest alone stands for it
         self.pin_digest = b"\0" * 16
         self.answered = False
+        self.done: Callable[[Core, PendingGet], None] | None = None  # told after the repairs were handed out
 
     def begin(self, core: Core) -> bool:
         """Ask as many as R needs, this node first if it is in line. Returns whether it is finished at once."""
@@ -195,10 +198,15 @@ class PendingGet:
         core.answer(self.reply_to, reply)
 
     def _repair(self, core: Core) -> None:
-        """Send the merged record to the owners found behind; this node's own row included, a damaged one above all."""
+        """Hand out the repairs, and say so."""
         record, behind = self.fold.final_action()
-        if not record:
-            return
+        if record:
+            self._send_repairs(core, record, behind)
+        if self.done is not None:
+            self.done(core, self)
+
+    def _send_repairs(self, core: Core, record: bytes, behind: list[bytes]) -> None:
+        """Send the merged record to the owners found behind; this node's own row included, a damaged one above all."""
         damaged = self.fold.failures.get(core.node_id) == CorruptRecord.code
         partition, row_key = core.locate(self.bucket, self.key)
         for node in behind:
@@ -285,13 +293,14 @@ def _order(core: Core, owners: tuple[bytes, ...], reachable: list[bytes]) -> lis
 
 def repair_from_peers(core: Core, bucket: bytes, key: bytes) -> None:
     """Read a key whose row here is damaged from the other owners, and put what they hold in its place."""
-    definition = core.cluster.bucket(bucket)
     partition, _ = core.locate(bucket, key)
-    others = [node for node in core.owners(partition, definition) if node != core.node_id and core.liveness.up(node)]
-    if not others:
-        return
-    fold = GetFold(len(others), 0)
-    fold.fail(core.node_id, CorruptRecord.code)
+    owners = core.owners(partition, core.cluster.bucket(bucket))
+    begin_repair(core, bucket, key, [core.node_id, *(node for node in owners if node != core.node_id)], None)
+
+
+def begin_repair(core: Core, bucket: bytes, key: bytes, nodes: list[bytes], done: Callable[[Core, PendingGet], None] | None) -> None:
+    """Read a key from these nodes and repair those that are behind; nobody is answered, but `done` is told."""
     time_ms = int(core.settings.suspect_after_s * 1000)
-    pending = PendingGet(core, ReplyTo(None, 0), bucket, key, definition, fold, others, time_ms)
+    pending = PendingGet(core, ReplyTo(None, 0), bucket, key, core.cluster.bucket(bucket), GetFold(len(nodes), 0), nodes, time_ms)
+    pending.done = done
     core.finish_if(pending.request_id, pending.begin(core))

@@ -7,7 +7,7 @@ that the sender can tell what it covers; the answer to a read waits if the row i
 from __future__ import annotations
 
 from dynamo._core import record as records
-from dynamo.errors import CorruptRecord, DynamoError
+from dynamo.errors import CorruptRecord, DynamoError, Unavailable
 from dynamo.model import messages as m
 from dynamo.model.cluster import BucketDefinition
 from dynamo.model.messages import Message
@@ -25,7 +25,7 @@ def standing(core: Core, partition: int, definition: BucketDefinition) -> int:
 
 def receive_replicate(core: Core, source: bytes, message: Message) -> None:
     """Merge a record sent by a coordinator, a repair or a handoff; acknowledge once it is committed."""
-    _, request_id, bucket, key, record, purpose = message[:6]
+    _, request_id, bucket, key, record, purpose, target = message[:7]
     definition = core.cluster.bucket(bucket)
     partition, row_key = core.locate(bucket, key)
     role = standing(core, partition, definition)
@@ -34,6 +34,10 @@ def receive_replicate(core: Core, source: bytes, message: Message) -> None:
         if not record or record[1] != definition.record_kind:
             raise CorruptRecord("the record is empty or of another kind than its bucket")
         row = merge_in(core, row_key, bucket, key, role, record)
+        if role != m.OWNER:
+            if target and not core.hints.add(core, target, row_key, len(record)):
+                raise Unavailable("this node keeps as many hints as it may")
+            core.unowned_rows_staged = core.unowned_rows_staged or not target
     except DynamoError as error:
         core.count("replicates_refused")
         core.send(source, _stored(core, request_id, error.code, role, b"\0" * 16))
@@ -62,8 +66,6 @@ def merge_in(core: Core, row_key: bytes, bucket: bytes, key: bytes, role: int, r
         core.renew_actor()
     status = STATUS_OWNED if role == m.OWNER else STATUS_FALLBACK
     if row is None:
-        if role != m.OWNER:
-            core.unowned_rows_staged = True
         return core.rows.stage(row_key, bucket, key, record, status, 0, 0)
     merged = records.merge(row.record, record)
     if merged == row.record and row.status == status:

@@ -66,9 +66,19 @@ class PutFold:
 class PendingPut:
     """A put in the table of pending requests: the fold, the walk down the preference list, and the answer."""
 
-    __slots__ = ("answered", "deadline", "fold", "frame", "plan", "reply", "reply_to", "request_id", "started")
+    __slots__ = ("answered", "deadline", "fold", "frame", "plan", "reply", "reply_to", "request_id", "row_key", "stand_ins", "started")
 
-    def __init__(self, core: Core, reply_to: ReplyTo, fold: PutFold, plan: list[bytes], frame: Message, reply: Message, deadline: float) -> None:
+    def __init__(
+        self,
+        core: Core,
+        reply_to: ReplyTo,
+        fold: PutFold,
+        plan: list[bytes],
+        frame: Message,
+        reply: Message,
+        deadline: float,
+        row_key: bytes,
+    ) -> None:
         self.reply_to = reply_to
         self.fold = fold
         self.plan = plan  # nodes to go on to, in order
@@ -77,10 +87,13 @@ class PendingPut:
         self.request_id = frame[1]
         self.started = core.now
         self.deadline = deadline
+        self.row_key = row_key
+        self.stand_ins: dict[bytes, bytes] = {}  # fallback -> the owner it stands in for
         self.answered = False
 
     def begin(self, core: Core) -> None:
-        """Send to the other owners, and as far down the list as unreachable ones make necessary."""
+        """Send to the other owners; for each that cannot be reached, to the next node in line, or keep the hint here."""
+        unreachable = []
         for node in self.fold.owners:
             if node == core.node_id:
                 self.fold.outstanding.add(node)
@@ -88,8 +101,12 @@ class PendingPut:
                 self._ask(core, node, b"")
             else:
                 self.fold.failures[node] = Unavailable.code
+                unreachable.append(node)
         if core.node_id not in self.fold.owners:
             self.fold.outstanding.add(core.node_id)
+        for owner in unreachable:
+            if not self._walk(core):
+                self._keep_hint(core, owner)  # in the same group as the row
         while len(self.fold.outstanding) < self.fold.required and self._walk(core):
             pass
         core.pending[self.request_id] = self
@@ -100,15 +117,36 @@ class PendingPut:
         core.send(node, (*self.frame[:6], target, *self.frame[7:]))
 
     def _walk(self, core: Core) -> bool:
-        """Ask the next fallback in line, on behalf of an owner that did not confirm; False if there is none."""
+        """Ask the next fallback in line to stand in for an owner that did not confirm; False if there is none."""
         while self.plan:
             node = self.plan.pop(0)
             if core.liveness.up(node):
-                missing = [owner for owner in self.fold.owners if owner not in self.fold.confirmed and owner != core.node_id]
+                missing = self._missing(core)
+                target = missing[0] if missing else b""
+                if target:
+                    self.stand_ins[node] = target
                 core.count("fallback_writes")
-                self._ask(core, node, missing[0] if missing else b"")
+                self._ask(core, node, target)
                 return True
         return False
+
+    def _missing(self, core: Core) -> list[bytes]:
+        """The owners without the write, as far as is known, that nobody stands in for."""
+        held = self.fold.confirmed | {target for node, target in self.stand_ins.items() if node not in self.fold.failures}
+        waiting = [owner for owner in self.fold.owners if owner not in held and owner != core.node_id]
+        return sorted(waiting, key=lambda owner: owner not in self.fold.failures)  # those that failed before those that are slow
+
+    def _keep_hint(self, core: Core, owner: bytes) -> None:
+        core.hints.add(core, owner, self.row_key, len(self.frame[4]))
+
+    def _finish(self, core: Core) -> bool:
+        """All have answered, or had their time: owe the write to the owners that lack it."""
+        missing = self._missing(core)
+        for owner in missing:
+            self._keep_hint(core, owner)
+        if core.node_id not in self.fold.owners and not missing:
+            core.unowned_rows_staged = True  # nobody needs the copy here for long
+        return True
 
     def on_reply(self, core: Core, source: bytes, message: Message) -> bool:
         if message[0] != m.REPLICATE_REPLY:
@@ -141,7 +179,7 @@ class PendingPut:
         if core.now >= self.deadline:
             if not self.answered:
                 self._give_up(core, Timeout("the write was not confirmed by enough nodes in time; read the key before writing again"))
-            return True
+            return self._finish(core)
         if not self.answered:
             self._walk(core)
         delay = max(core.settings.suspect_after_s, 0.001)
@@ -156,8 +194,7 @@ class PendingPut:
                 core.answer(self.reply_to, (*self.reply[:7], self.reply[7], len(self.fold.confirmed), core.durability))
             elif state == FAILED:
                 self._give_up(core, self._why())
-                return True
-        return self.answered and not self.fold.outstanding
+        return self.answered and not self.fold.outstanding and self._finish(core)
 
     def _why(self) -> DynamoError:
         local = [code for code in self.fold.failures.values() if code not in (Unavailable.code, Timeout.code)]
@@ -217,7 +254,7 @@ def coordinate_put(core: Core, reply_to: ReplyTo, message: Message) -> None:
              definition.version, core.durability, operation)  # fmt: skip
     reply = (m.PUT_REPLY, 0, core.ring_number, core.ring_hash, sealed, dot[0], dot[1], unseen)
     fold = PutFold(required, owners_required, owners, core.durability)
-    pending = PendingPut(core, reply_to, fold, plan, frame, reply, core.now + seconds)
+    pending = PendingPut(core, reply_to, fold, plan, frame, reply, core.now + seconds, row_key)
     pending.begin(core)
     held = core.rows.held(row_key)
     if held is None:  # a retry of an operation that is committed here already
@@ -283,8 +320,6 @@ def _stage(core: Core, row_key: bytes, bucket: bytes, key: bytes, row: Row | Non
         return
     actor, counter = dot
     since = row.since if row is not None and row.since and row.since_actor == actor else counter
-    if role != m.OWNER:
-        core.unowned_rows_staged = True
     core.rows.stage(row_key, bucket, key, record, STATUS_OWNED if role == m.OWNER else STATUS_FALLBACK, actor, since)
 
 

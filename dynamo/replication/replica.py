@@ -23,21 +23,24 @@ from dynamo.model.cluster import Cluster
 from dynamo.model.group import Group
 from dynamo.model.messages import Message, Source
 from dynamo.replication.actor import ActorLease
+from dynamo.replication.anti_entropy import AntiEntropy
 from dynamo.replication.batch import take_get_many, take_put_many
 from dynamo.replication.core import Core, ReplyTo, Scan, Settings
 from dynamo.replication.forward import take_put
 from dynamo.replication.get import coordinate_get, repair_from_peers
 from dynamo.replication.handoff import Handoff
+from dynamo.replication.hinted_handoff import Hints
 from dynamo.replication.local import as_failed, receive_read, receive_replicate
 from dynamo.replication.put import coordinate_put
 from dynamo.replication.ready import Ready
 from dynamo.replication.rows import Read, Rows
 from dynamo.replication.scan import receive_scan_read, take_scan
+from dynamo.replication.trees import Trees
 
 if TYPE_CHECKING:
     from random import Random
 
-_REPLIES = frozenset((m.REPLICATE_REPLY, m.READ_REPLY, m.FORWARD_REPLY, m.SCAN_READ_REPLY))
+_REPLIES = frozenset((m.REPLICATE_REPLY, m.READ_REPLY, m.FORWARD_REPLY, m.SCAN_READ_REPLY, m.TREE_ROOTS_REPLY, m.TREE_NODES_REPLY, m.TREE_KEYS_REPLY))
 _GOSSIP = frozenset((m.GOSSIP, m.GOSSIP_REPLY, m.GOSSIP_PUSH))
 _META_RETRY_S = 0.5
 
@@ -54,14 +57,18 @@ class Replica:
         actor: ActorLease,
         read: Read,
         scan: Scan,
+        scan_hints: Scan,
         random: Random,
         wall_us: Callable[[], int],
         durability: int,
     ) -> None:
         seed = int.from_bytes(cluster.secret[:8], "big")
-        self.core = Core(settings, node_id, cluster, membership, actor, Rows(read, seed), scan, random, wall_us, durability)
+        self.core = Core(settings, node_id, cluster, membership, actor, Rows(read, seed), scan, Hints(scan_hints), random, wall_us, durability)
         self.gossip = Gossip(membership, random)
         self.handoff = Handoff()
+        self.trees = Trees()
+        self.anti_entropy = AntiEntropy(self.trees)
+        self.core.hints.count(self.core)
         self._membership_version = membership.version
         self._meta_retry_at: float | None = None
         self._probe_at = 0.0
@@ -72,6 +79,9 @@ class Replica:
             m.PUT_MANY: self._put_many,
             m.SCAN: self._scan,
             m.SCAN_READ: self._scan_read,
+            m.TREE_ROOTS: self._tree,
+            m.TREE_NODES: self._tree,
+            m.TREE_KEYS: self._tree,
             m.FORWARD: self._forward,
             m.REPLICATE: self._replicate,
             m.READ: self._read,
@@ -123,20 +133,24 @@ class Replica:
             core.stage_actor()
             core.rows.stage_meta(b"membership", core.membership.encode())
         self.handoff.step(core)
+        core.hints.step(core)
+        self.trees.step(core)
+        self.anti_entropy.step(core)
         self._after_step()
 
     def committed(self, group: Group, now: float) -> None:
         """The group is as durable as was asked, and the engine's reads show it."""
         core = self.core
         core.now = now
-        held = core.rows.committed(group)
-        core.outbox.extend(held.messages)
+        done = core.rows.committed(group)
+        core.outbox.extend(done.held.messages)
+        self.trees.apply(core, done.changes)
         actor = group.meta.get(b"actor")
         if actor is not None:
             core.actor.durable(actor)
             core.membership.update(actor=core.actor.actor, lease_end=core.actor.lease_end)
             self._let_puts_in()
-        for request_id, record in held.wakes:
+        for request_id, record in done.held.wakes:
             fold = core.pending.get(request_id)
             if fold is not None and fold.on_wake(core, record):
                 core.pending.pop(request_id, None)
@@ -150,6 +164,7 @@ class Replica:
         held = core.rows.failed(group)
         for destination, message in held.messages:
             core.send(destination, as_failed(core, message, error))
+        core.hints.recount(core)
         core.actor.renew(core.random)
         self._meta_retry_at = now + _META_RETRY_S  # not at once: a full disk would be asked without end
         waiting, core.waiting_for_actor = core.waiting_for_actor, []
@@ -196,7 +211,10 @@ class Replica:
         """When `tick` wants to be called, in the driver's monotonic seconds."""
         core = self.core
         times = [self.gossip.next_deadline]
-        for time in (core.deadlines.next(core.pending), self.handoff.next_at, self._meta_retry_at):
+        for time in (
+            core.deadlines.next(core.pending), self.handoff.next_at, self._meta_retry_at, core.hints.next_at, self.trees.next_at,
+            self.anti_entropy.next_at,
+        ):  # fmt: skip
             if time is not None:
                 times.append(time)
         if core.liveness.suspected:
@@ -224,6 +242,10 @@ class Replica:
     def _scan_read(self, source: Source, message: Message) -> None:
         assert type(source) is bytes
         receive_scan_read(self.core, source, message)
+
+    def _tree(self, source: Source, message: Message) -> None:
+        assert type(source) is bytes
+        self.anti_entropy.answer(self.core, source, message)
 
     def _forward(self, source: Source, message: Message) -> None:
         coordinate_put(self.core, ReplyTo(source, message[1], forwarded=True), message[2])
@@ -258,6 +280,7 @@ class Replica:
             self._membership_version = core.membership.version
             core.rows.stage_meta(b"membership", core.membership.encode())
             core.rebuild_ring()
+            self.trees.follow_ring(core)
             self.handoff.wake(core.now)
         if core.repair_wanted:
             wanted, core.repair_wanted = core.repair_wanted, []

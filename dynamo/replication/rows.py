@@ -30,15 +30,31 @@ class Held:
     wakes: list[tuple[int, bytes | None]] = field(default_factory=list)  # (request id, record it may now show | None: a write)
 
 
-class Rows:
-    """Staged, in-flight and committed rows, and the answers that wait for a commit."""
+@dataclass(slots=True)
+class Committed:
+    """What a commit changed: for each row the digest before (None: unknown, it was damaged) and after (NO_DIGEST: no row)."""
 
-    __slots__ = ("_flying", "_handed", "_held", "_held_flying", "_read", "_staged", "_staged_meta", "digest_seed", "groups", "in_flight")
+    held: Held
+    changes: list[tuple[bytes, bytes | None, bytes]]
+
+
+class Rows:
+    """Staged, in-flight and committed rows and hints, and the answers that wait for a commit."""
+
+    __slots__ = (
+        "_before", "_before_flying", "_flying", "_handed", "_held", "_held_flying", "_hints_flying", "_last", "_read", "_staged", "_staged_hints",
+        "_staged_meta", "digest_seed", "groups", "in_flight",
+    )  # fmt: skip
 
     def __init__(self, read: Read, digest_seed: int) -> None:
         self._read = read
         self._staged: dict[bytes, Row | None] = {}
         self._staged_meta: dict[bytes, bytes] = {}
+        self._staged_hints: dict[bytes, bytes | None] = {}
+        self._hints_flying: dict[bytes, bytes | None] = {}
+        self._before: dict[bytes, bytes | None] = {}  # the digest each staged row had before this group
+        self._before_flying: dict[bytes, bytes | None] = {}
+        self._last: tuple[bytes, Row | DynamoError | None] = (b"", None)
         self._held = Held()
         self._flying: dict[bytes, Row | None] = {}
         self._held_flying = Held()
@@ -54,12 +70,16 @@ class Rows:
         if key in self._flying:
             return self._flying[key]
         data = self._read(key)
+        row: Row | DynamoError | None
         if data is None or isinstance(data, DynamoError):
-            return data
-        try:
-            return decode_row(key, data)
-        except CorruptRecord as error:
-            return error
+            row = data
+        else:
+            try:
+                row = decode_row(key, data)
+            except CorruptRecord as error:
+                row = error
+        self._last = key, row  # whoever stages a row has just loaded it
+        return row
 
     def held(self, key: bytes) -> Held | None:
         """Where to attach what rests on the newest version of the row; None if it is committed and may be shown now."""
@@ -72,12 +92,31 @@ class Rows:
         full = full_key(bucket, name)
         digest = records.digest(full, record, self.digest_seed)
         row = Row(status, since_actor, since, digest, full if is_hashed(key) else b"", record)
+        self._remember(key)
         self._staged[key] = row
         return row
 
     def drop(self, key: bytes) -> None:
         """Stage the removal of a row."""
+        self._remember(key)
         self._staged[key] = None
+
+    def _remember(self, key: bytes) -> None:
+        """Keep the digest the row has before the group being staged: what the commit takes out of the Merkle tree."""
+        if key not in self._staged:
+            before = self._last[1] if self._last[0] == key and key not in self._flying else self.load(key)
+            self._before[key] = None if isinstance(before, DynamoError) else digest_of(before)
+
+    def hint(self, key: bytes) -> bytes | None:
+        """A staged or in-flight hint; b"" where its removal is staged; None: ask the engine."""
+        for hints in (self._staged_hints, self._hints_flying):
+            if key in hints:
+                return hints[key] or b""
+        return None
+
+    def stage_hint(self, key: bytes, value: bytes | None) -> None:
+        """Stage a hint, or with None its removal."""
+        self._staged_hints[key] = value
 
     def stage_meta(self, name: bytes, value: bytes) -> None:
         """Stage a row of the meta table. Its group is synced whatever the engine's mode: these rows say who we are."""
@@ -85,12 +124,14 @@ class Rows:
 
     def take_group(self) -> tuple[Group, list[tuple[Source, Message]]] | None:
         """The next group and the messages to send after it, if something is staged and no group is in flight."""
-        if self.in_flight is not None or not (self._staged or self._staged_meta):
+        if self.in_flight is not None or not (self._staged or self._staged_meta or self._staged_hints):
             return None
         self.groups += 1
         objects = {key: None if row is None else encode_row(key, row) for key, row in self._staged.items()}
-        group = Group(self.groups, objects=objects, meta=dict(self._staged_meta), synced=bool(self._staged_meta))
+        group = Group(self.groups, objects, self._staged_hints, {**self._staged_meta}, synced=bool(self._staged_meta))
         self._flying, self._staged = self._staged, {}
+        self._before_flying, self._before = self._before, {}
+        self._hints_flying, self._staged_hints = self._staged_hints, {}
         self._held_flying, self._held = self._held, Held()
         self._staged_meta = {}
         self.in_flight = group
@@ -99,12 +140,15 @@ class Rows:
         self._handed = messages
         return group, messages
 
-    def committed(self, group: Group) -> Held:
-        """The group is durable and the engine's reads show it. Returns what was attached while it was in flight, and whom to wake."""
+    def committed(self, group: Group) -> Committed:
+        """The group is durable and the engine's reads show it. Returns what it changed, what was attached while it was in flight, whom to wake."""
         assert group is self.in_flight, "a group was reported that is not in flight"
+        changes = [(key, self._before_flying[key], digest_of(row)) for key, row in self._flying.items()]
         held, self._held_flying, self._flying, self._handed = self._held_flying, Held(), {}, []
+        self._hints_flying, self._before_flying = {}, {}
+        self._last = (b"", None)
         self.in_flight = None
-        return held
+        return Committed(held, changes)
 
     def failed(self, group: Group) -> Held:
         """The group was not applied: it and everything staged since is forgotten. Returns all that waited for it, to be told."""
@@ -114,6 +158,7 @@ class Rows:
             self._held_flying.wakes + self._held.wakes,
         )
         self._flying, self._staged, self._staged_meta, self._handed = {}, {}, {}, []
+        self._hints_flying, self._staged_hints, self._before_flying, self._before = {}, {}, {}, {}
         self._held_flying, self._held = Held(), Held()
         self.in_flight = None
         return held

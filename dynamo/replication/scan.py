@@ -4,8 +4,10 @@ Row keys start with the partition, so a partition's keys of one bucket with one 
 owners for a page of it, merges record by record, and stops where the first page that is not the last one ends: beyond that a replica has said
 nothing yet. Consecutive partitions with the same owners share a page, so a small cluster scans in few round trips.
 
-A cursor is the row key of the last entry, which says the partition and the place in it; b"" begins. Keys too long for a row key stand in the order
-of their first 493 bytes, then of their hash. A page has at most `PAGE_ROWS` rows and about `PAGE_BYTES`; deleted keys cost a row but give no entry.
+A cursor is the row key of an entry, which says the partition and the place in it, or a partition alone; b"" begins. Keys too long for a row key stand
+in the order of their first 493 bytes, then of their hash. A page has at most `PAGE_ROWS` rows and about `PAGE_BYTES`; deleted keys cost a row but
+give no entry. One request reads at most `PAGES_MAX` pages, so that a bucket of few keys among many partitions or tombstones is answered with a
+cursor, and perhaps nothing else, rather than late.
 """
 
 from __future__ import annotations
@@ -14,17 +16,18 @@ from dynamo._core import record as records
 from dynamo.errors import CorruptRecord, DynamoError, InvalidRequest, Timeout, Unavailable
 from dynamo.model import messages as m
 from dynamo.model.cluster import BucketDefinition
-from dynamo.model.key import ROW_KEY_BYTES_MAX, check_bucket, split_row_key
+from dynamo.model.key import HEAD_BYTES, ROW_KEY_BYTES_MAX, check_bucket, split_row_key
 from dynamo.model.messages import Message
 from dynamo.model.row import decode_row
 from dynamo.replication.core import Core, ReplyTo
-from dynamo.replication.get import sealed_token, visible
+from dynamo.replication.get import Sibling, sealed_token, visible
 from dynamo.replication.local import standing
 from dynamo.replication.quorum import needed
 
 PAGE_ROWS = 256
 PAGE_BYTES = 1 << 20
 PARTITIONS_PER_PAGE = 64
+PAGES_MAX = 64
 Page = tuple[tuple[bytes, bytes, bytes], ...]  # (row key, key, record), in order of row keys
 
 
@@ -37,8 +40,9 @@ def read_page(core: Core, bucket: bytes, prefix: bytes, first: int, end: int, af
     size = 0
     for partition in range(first, end):
         start = partition.to_bytes(2, "big") + bucket + b"\0" + prefix
-        stop = _behind(start[:ROW_KEY_BYTES_MAX])
-        start = max(start[: ROW_KEY_BYTES_MAX - 16], after + b"\0" if after else b"")
+        start = start[:HEAD_BYTES]  # a long key's row goes on with a hash, about which a longer prefix says nothing
+        stop = _behind(start)
+        start = max(start, after + b"\0" if after else b"")
         while stop is None or start < stop:
             rows = core.scan(start, stop, limit - len(found))
             for row_key, data in rows:
@@ -81,8 +85,8 @@ def receive_scan_read(core: Core, source: bytes, message: Message) -> None:
 class PendingScan:
     """One client request for a page: the partitions it has come to, and the replicas' pages of them."""
 
-    __slots__ = ("after", "bucket", "deadline", "definition", "end", "entries", "first", "limit", "outstanding", "pages", "plan", "prefix",
-                 "reply_to", "request_id", "required", "started")  # fmt: skip
+    __slots__ = ("after", "bucket", "deadline", "definition", "end", "entries", "first", "limit", "outstanding", "pages", "pages_left",
+                 "plan", "prefix", "reply_to", "request_id", "required", "started")  # fmt: skip
 
     def __init__(self, core: Core, reply_to: ReplyTo, message: Message, definition: BucketDefinition) -> None:
         _, _, self.bucket, self.prefix, self.after, self.limit, time_ms = message[:7]
@@ -90,7 +94,7 @@ class PendingScan:
         self.reply_to = reply_to
         self.definition = definition
         self.first = self.end = int.from_bytes(self.after[:2], "big")
-        self.entries: list[tuple[bytes, bytes, tuple[tuple[bytes, int, int, int], ...]]] = []
+        self.entries: list[tuple[bytes, bytes, tuple[Sibling, ...], bytes]] = []
         self.required = needed(0, definition.r, core.cluster.r, definition.n or core.cluster.n, core.ring.size)
         self.request_id = core.request_id()
         self.started = core.now
@@ -98,6 +102,7 @@ class PendingScan:
         self.plan: list[bytes] = []
         self.outstanding: set[bytes] = set()
         self.pages: dict[bytes, tuple[Page, bool]] = {}
+        self.pages_left = PAGES_MAX
 
     def begin(self, core: Core) -> None:
         """Ask for the first page."""
@@ -152,7 +157,7 @@ class PendingScan:
             self.after = row_key
             siblings, _, time = visible(record)
             if siblings:
-                self.entries.append((key, sealed_token(core, self.bucket, key, self.definition, record, time), siblings))
+                self.entries.append((key, sealed_token(core, self.bucket, key, self.definition, record, time), siblings, row_key))
                 if len(self.entries) >= self.limit:
                     return self._answer(core, row_key)
         if bound is not None:
@@ -161,12 +166,13 @@ class PendingScan:
             self.after, self.first = b"", self.end
         if self.first >= core.cluster.partitions:
             return self._answer(core, b"")
-        if sum(len(value[0]) for _, _, values in self.entries for value in values) >= PAGE_BYTES:
+        self.pages_left -= 1
+        if not self.pages_left or sum(len(sibling[0]) for entry in self.entries for sibling in entry[2]) >= PAGE_BYTES:
             return self._answer(core, self.after or self.first.to_bytes(2, "big"))
         return False
 
     def _answer(self, core: Core, cursor: bytes) -> bool:
-        core.answer(self.reply_to, (m.SCAN_REPLY, 0, core.ring_number, core.ring_hash, tuple(self.entries), cursor))
+        core.answer(self.reply_to, (m.SCAN_REPLY, 0, core.ring_number, core.ring_hash, tuple(self.entries), cursor, self.required))
         return True
 
     def _fail(self, core: Core, error: DynamoError) -> bool:
@@ -214,10 +220,16 @@ def take_scan(core: Core, reply_to: ReplyTo, message: Message) -> None:
     _, _, bucket, _, cursor = message[:5]
     try:
         check_bucket(bucket)
-        if cursor and (len(cursor) < 2 or len(cursor) > ROW_KEY_BYTES_MAX or int.from_bytes(cursor[:2], "big") >= core.cluster.partitions):
-            raise InvalidRequest("the cursor is none that a scan of this cluster returned")
+        if cursor and not _is_cursor(core, bucket, cursor):
+            raise InvalidRequest("the cursor is none that a scan of this bucket returned")
         if len(core.pending) >= core.settings.pending_max:
             raise Unavailable("busy: too many requests in flight on this node; try another or again")
         PendingScan(core, reply_to, message, core.cluster.bucket(bucket)).begin(core)
     except DynamoError as error:
         core.refuse(reply_to, error)
+
+
+def _is_cursor(core: Core, bucket: bytes, cursor: bytes) -> bool:
+    """Whether it is a row key of this bucket, or the beginning of a partition."""
+    fits = 2 <= len(cursor) <= ROW_KEY_BYTES_MAX and int.from_bytes(cursor[:2], "big") < core.cluster.partitions
+    return fits and (len(cursor) == 2 or cursor[2:].startswith(bucket + b"\0"))

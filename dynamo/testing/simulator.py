@@ -28,11 +28,12 @@ class Disk:
     """What survives a crash: the groups whose commit was completed."""
 
     objects: dict[bytes, bytes] = field(default_factory=dict)
+    hints: dict[bytes, bytes] = field(default_factory=dict)
     meta: dict[bytes, bytes] = field(default_factory=dict)
 
     def apply(self, group: Group) -> None:
         """Make a group durable."""
-        for table, changes in ((self.objects, group.objects), (self.meta, group.meta)):
+        for table, changes in ((self.objects, group.objects), (self.hints, group.hints), (self.meta, group.meta)):
             for key, value in changes.items():
                 if value is None:
                     table.pop(key, None)
@@ -43,6 +44,11 @@ class Disk:
         """Rows in key order."""
         keys = sorted(key for key in self.objects if key >= start and (stop is None or key < stop))
         return [(key, self.objects[key]) for key in keys[:limit]]
+
+    def scan_hints(self, start: bytes, stop: bytes | None, limit: int) -> list[tuple[bytes, bytes]]:
+        """Hints in key order."""
+        keys = sorted(key for key in self.hints if key >= start and (stop is None or key < stop))
+        return [(key, self.hints[key]) for key in keys[:limit]]
 
 
 class Node:
@@ -74,7 +80,7 @@ class Node:
         membership.start(mine.name, mine.address, lease.actor, lease.lease_end, 1)
         self.replica = Replica(
             self.cluster.settings, self.node_id, self.cluster.definition, membership, lease, self.disk.objects.get, self.disk.scan,
-            random.Random(self.world.rng.getrandbits(64)), self._wall_us, m.DURABILITY_SYNCED,
+            self.disk.scan_hints, random.Random(self.world.rng.getrandbits(64)), self._wall_us, m.DURABILITY_SYNCED,
         )  # fmt: skip
         self._flying = None
         self._tick_at = float("inf")

@@ -17,9 +17,15 @@ from dynamo.model.member import MEMBERS_MAX, Member
 from dynamo.model.messages import Message
 from dynamo.wire.shapes import BYTES, BYTES_OR_NIL, FLAG, ID, TEXT, U8, U32, U64, Kind, Shape, array_of, upto
 
+
 def _id(value: Any) -> None:
     if type(value) is not bytes or len(value) != 16:
         raise ProtocolError("a node id is 16 bytes")
+
+
+def _index(value: Any) -> None:
+    if type(value) is not int or not 0 <= value < 1 << 32:
+        raise ProtocolError("an index is an integer 0..2^32-1")
 
 
 def _key(value: Any) -> None:
@@ -34,11 +40,14 @@ _SIBLING = Shape("sibling", [("value", BYTES), ("actor", U64), ("counter", U64),
 MEMBERS = array_of("members", Member.from_tuple, high=MEMBERS_MAX)  # `model.member` checks what it will read again
 SIBLINGS = array_of("[value, actor, counter, time]", _SIBLING.check_array)
 TOMBSTONES = array_of("[actor, counter, time]", _TOMBSTONE.check_array)
-_SCANNED = Shape("scan entry", [("key", BYTES), ("token", BYTES), ("siblings", SIBLINGS)], first=0)
+_SCANNED = Shape("scan entry", [("key", BYTES), ("token", BYTES), ("siblings", SIBLINGS), ("cursor", BYTES)], first=0)
 _SCANNED_ROW = Shape("scanned row", [("row_key", BYTES), ("key", BYTES), ("record", BYTES)], first=0)
+_TREE_KEY = Shape("key of a tree", [("bucket", BYTES), ("key", BYTES), ("digest", BYTES)], first=0)
 _PUT_ENTRY = Shape("PUT_MANY entry", [("key", BYTES), ("value", BYTES_OR_NIL), ("context", BYTES_OR_NIL), ("operation", ID)], first=0)
 KEY = [("bucket", BYTES), ("key", BYTES)]
 TIME = ("time_ms", U32)  # the time remaining
+INDEXES = array_of("integers 0..2^32-1", _index)
+TREE = [("partition", U32), ("n", U32)]
 RING = [("ring_number", U64), ("ring_hash", U64)]
 DURABILITY = upto(m.DURABILITY_SYNCED)
 STANDING = upto(m.RECOVERING)
@@ -97,7 +106,10 @@ SHAPES: dict[int, Shape] = {
     m.GET_MANY_REPLY: Shape("GET_MANY_REPLY", [("replies", _inner_each(m.GET_REPLY, m.ERROR))]),
     m.CLUSTER_STATUS_REPLY: Shape("CLUSTER_STATUS_REPLY", [("document", BYTES)]),
     m.PREFERENCE_LIST_REPLY: Shape("PREFERENCE_LIST_REPLY", [("document", BYTES)]),
-    m.SCAN_REPLY: Shape("SCAN_REPLY", [*RING, ("entries", array_of("[key, token, siblings]", _SCANNED.check_array)), ("cursor", BYTES)]),
+    m.SCAN_REPLY: Shape(
+        "SCAN_REPLY",
+        [*RING, ("entries", array_of("[key, token, siblings, cursor]", _SCANNED.check_array)), ("cursor", BYTES), ("owners_answered", U32)],
+    ),
     m.PUT_MANY_REPLY: Shape("PUT_MANY_REPLY", [("replies", _inner_each(m.PUT_REPLY, m.ERROR))]),
     m.STATS_REPLY: Shape("STATS_REPLY", [("document", BYTES)]),
     m.ERROR: Shape("ERROR", [("code", U32), ("text", TEXT), ("maybe_applied", FLAG), ("required", U32), ("received", U32)]),
@@ -126,6 +138,14 @@ SHAPES: dict[int, Shape] = {
         "GOSSIP_REPLY", [("digest", BYTES), ("members", MEMBERS), ("wanted", array_of("node ids", _id, high=MEMBERS_MAX))]
     ),
     m.GOSSIP_PUSH: Shape("GOSSIP_PUSH", [("members", MEMBERS)]),
+    m.TREE_ROOTS: Shape("TREE_ROOTS", [*RING, ("roots", BYTES)]),
+    m.TREE_ROOTS_REPLY: Shape("TREE_ROOTS_REPLY", [("code", U32), ("differing", INDEXES)]),
+    m.TREE_NODES: Shape("TREE_NODES", [*TREE, ("nodes", BYTES)]),
+    m.TREE_NODES_REPLY: Shape("TREE_NODES_REPLY", [("code", U32), ("differing", INDEXES), ("leaves", BYTES)]),
+    m.TREE_KEYS: Shape("TREE_KEYS", [*TREE, ("leaves", INDEXES)]),
+    m.TREE_KEYS_REPLY: Shape(
+        "TREE_KEYS_REPLY", [("code", U32), ("entries", array_of("[bucket, key, 8 bytes of the digest]", _TREE_KEY.check_array))]
+    ),
 }  # fmt: skip
 
 # What a node accepts, by the role of the connection it came on, after HELLO.
@@ -133,7 +153,7 @@ REQUESTS: dict[int, frozenset[int]] = {
     m.ROLE_CLIENT: frozenset((m.GET, m.PUT, m.GET_MANY, m.CLUSTER_STATUS, m.PREFERENCE_LIST, m.SCAN, m.PUT_MANY, m.STATS)),
     m.ROLE_PEER: frozenset(
         (m.FORWARD, m.FORWARD_REPLY, m.REPLICATE, m.REPLICATE_REPLY, m.READ, m.READ_REPLY, m.SCAN_READ, m.SCAN_READ_REPLY, m.GOSSIP,
-         m.GOSSIP_REPLY, m.GOSSIP_PUSH)
+         m.GOSSIP_REPLY, m.GOSSIP_PUSH, m.TREE_ROOTS, m.TREE_ROOTS_REPLY, m.TREE_NODES, m.TREE_NODES_REPLY, m.TREE_KEYS, m.TREE_KEYS_REPLY)
     ),
     m.ROLE_JOIN: frozenset((m.JOIN,)),
 }  # fmt: skip

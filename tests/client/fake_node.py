@@ -96,7 +96,8 @@ class FakeNode:
 
 
 def get_reply(*values: bytes, token: bytes = b"token", owners: int = 3) -> Message:
-    return (m.GET_REPLY, 0, 1, 1, owners, token, tuple((value, 7, i, 1_000_000 << 12) for i, value in enumerate(values, 1)))
+    siblings = tuple((value, 7, i, 1_000_000 << 12) for i, value in enumerate(values, 1))
+    return (m.GET_REPLY, 0, 1, 1, owners, token, siblings, ())
 
 
 def put_reply(token: bytes = b"put-token", actor: int = 7, counter: int = 9, unseen: int = 0) -> Message:

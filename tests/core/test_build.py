@@ -5,10 +5,12 @@ from __future__ import annotations
 import ast
 import inspect
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from importlib.util import find_spec
 from pathlib import Path
@@ -76,11 +78,6 @@ def test_a_compiled_kernel_that_does_not_load_is_an_error(tmp_path: Path) -> Non
     assert "a_library_that_is_missing" in caught.value.stderr
 
 
-def test_importing_dynamo_imports_nothing_heavy() -> None:
-    loaded = run("import sys, dynamo; print(*(name for name in sys.modules if name.startswith('dynamo')))")
-    assert loaded == "dynamo"
-
-
 def test_every_error_is_a_public_name() -> None:
     made = {name for name, value in vars(errors).items() if inspect.isclass(value) and issubclass(value, errors.DynamoError)}
     public = {name for name, module in dynamo._MODULES.items() if module == "dynamo.errors"}
@@ -91,11 +88,28 @@ def test_every_error_is_a_public_name() -> None:
         _ = dynamo.no_such_name
 
 
+def test_type_checkers_see_the_public_names() -> None:
+    """What is imported for them alone is the table that Python looks names up in, and each name exists."""
+    (block,) = [node for node in ast.parse(inspect.getsource(dynamo)).body if isinstance(node, ast.If)]
+    assert isinstance(block.test, ast.Name) and block.test.id == "TYPE_CHECKING"
+    seen = {}
+    for node in block.body:
+        assert isinstance(node, ast.ImportFrom)
+        for name in node.names:
+            assert name.asname == name.name, f"only `{name.name} as {name.name}` is public to checkers"
+            seen[name.name] = node.module
+    assert seen == dynamo._MODULES
+    assert dynamo.__all__ == ["__version__", *dynamo._MODULES]
+    for name in dynamo.__all__:
+        getattr(dynamo, name)
+
+
 # --- distributions ----------------------------------------------------------------------------------------------------
 
 
 def copy_package(target: Path) -> None:
-    source = Path(inspect.getfile(dynamo)).parent
+    """The package without compiled kernels: of the checkout where there is one, since an installed one lacks the sources of kernels."""
+    source = ROOT / "dynamo" if (ROOT / "setup.py").exists() else Path(inspect.getfile(dynamo)).parent
     shutil.copytree(source, target / "dynamo", ignore=shutil.ignore_patterns("*.so", "*.c", "__pycache__"))
 
 
@@ -103,9 +117,8 @@ def copy_package(target: Path) -> None:
 def tree(tmp_path: Path) -> Path:
     """A copy of what the distributions are built from."""
     copy_package(tmp_path)
-    for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE", "README.md"):
-        if (ROOT / name).exists():
-            shutil.copy(ROOT / name, tmp_path / name)
+    for name in ("dynamo_kv.py", "setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE", "README.md"):
+        shutil.copy(ROOT / name, tmp_path / name)
     return tmp_path
 
 
@@ -122,6 +135,9 @@ def wheel_names(tree: Path) -> list[str]:
 
 
 BROKEN_COMPILER = {"CC": "false", "CXX": "false", "LDSHARED": "false"}
+NO_COMPILER = {"PATH": os.devnull, "CC": "cc", "CXX": "c++"}
+NO_LINKER = {"LDSHARED": "false"}
+PURE_WHEEL = f"dynamo_kv-{dynamo.__version__}-py3-none-any.whl"
 
 
 @checkout
@@ -132,22 +148,32 @@ def test_a_wheel_without_extensions(tree: Path) -> None:
     names = wheel_names(tree)
     packages = {path.parent.relative_to(tree).as_posix() for path in (tree / "dynamo").rglob("__init__.py")}
     assert {f"{package}/__init__.py" for package in packages} <= set(names)
-    assert "dynamo/py.typed" in names
+    assert {"dynamo/py.typed", "dynamo_kv.py"} <= set(names)
     assert not [name for name in names if name.endswith((".so", ".pyd", ".c", ".pyx", ".pxd"))]
     (wheel,) = (tree / "out").glob("*.whl")
-    assert wheel.name == f"dynamo_kv-{dynamo.__version__}-py3-none-any.whl"
+    assert wheel.name == PURE_WHEEL
 
 
 @checkout
 @can_build
-def test_without_a_compiler_auto_installs_the_pure_core_and_require_fails(tree: Path) -> None:
-    done = build(tree, "auto", "bdist_wheel", **BROKEN_COMPILER)
-    assert done.returncode == 0, done.stderr
+@pytest.mark.parametrize("lack", [NO_COMPILER, BROKEN_COMPILER, NO_LINKER], ids=["no compiler", "broken compiler", "no linker"])
+def test_without_a_compiler_auto_builds_the_pure_wheel_and_says_so(tree: Path, lack: dict[str, str]) -> None:
+    done = build(tree, "auto", "bdist_wheel", **lack)
+    assert done.returncode == 0 and "no kernel can be compiled here" in done.stderr, done.stderr
     names = wheel_names(tree)
     assert "dynamo/_core/_record_py.py" in names
     assert not [name for name in names if name.endswith((".so", ".pyd", ".c"))]
-    done = build(tree, "require", "bdist_wheel", **BROKEN_COMPILER)
-    assert done.returncode != 0 and "false" in done.stderr
+    (wheel,) = (tree / "out").glob("*.whl")
+    assert wheel.name == PURE_WHEEL
+
+
+@checkout
+@can_build
+@pytest.mark.parametrize(("lack", "said"), [(NO_COMPILER, "'cc'"), (BROKEN_COMPILER, "'false'")], ids=["no compiler", "broken compiler"])
+def test_without_a_compiler_require_fails(tree: Path, lack: dict[str, str], said: str) -> None:
+    done = build(tree, "require", "bdist_wheel", **lack)
+    assert done.returncode != 0 and "error: " in done.stderr and said in done.stderr
+    assert not list((tree / "out").glob("*"))
 
 
 @checkout
@@ -159,7 +185,7 @@ def test_the_source_distribution_has_the_sources_and_no_generated_c(tree: Path) 
     with tarfile.open(archive) as content:
         names = {name.partition("/")[2] for name in content.getnames()}
     wanted = {path.relative_to(tree).as_posix() for suffix in ("py", "pyx", "pxd") for path in (tree / "dynamo").rglob(f"*.{suffix}")}
-    assert wanted | {"setup.py", "pyproject.toml", "LICENSE", "dynamo/py.typed"} <= names
+    assert wanted | {"dynamo_kv.py", "setup.py", "pyproject.toml", "LICENSE", "dynamo/py.typed"} <= names
     assert not [name for name in names if name.endswith((".c", ".so", ".pyd"))]
 
 
@@ -168,3 +194,25 @@ def test_the_source_distribution_has_the_sources_and_no_generated_c(tree: Path) 
 def test_an_unknown_choice_is_refused(tree: Path) -> None:
     done = build(tree, "maybe", "bdist_wheel")
     assert done.returncode != 0 and "choose auto, require or off" in done.stderr
+
+
+# --- continuous integration -------------------------------------------------------------------------------------------
+
+
+@checkout
+def test_the_pythons_that_are_promised_are_those_that_get_wheels() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    promised = re.findall(r"Python :: (3\.\d+)", "\n".join(project["project"]["classifiers"]))
+    built = [re.sub(r"cp3(\d+)-.*", r"3.\1", name) for name in project["tool"]["cibuildwheel"]["build"]]
+    assert promised == built and project["project"]["requires-python"] == f">={promised[0]}"
+
+
+@checkout
+@pytest.mark.parametrize("workflow", sorted(path.name for path in (ROOT / ".github" / "workflows").glob("*.yml")))
+def test_workflows_only_call_scripts_that_run_here_too(workflow: str) -> None:
+    text = (ROOT / ".github" / "workflows" / workflow).read_text()
+    commands = re.findall(r"run: *(.*)", text)
+    assert commands
+    for command in commands:
+        script = re.fullmatch(r"(?:python|bash) (ci/\w+\.(?:py|sh))(?: [\w./-]+)*", command)
+        assert script is not None and (ROOT / script[1]).exists(), command

@@ -64,14 +64,49 @@ def test_partition_is_the_top_bits(ring: ModuleType, position: int, bits: int) -
     assert ring.partition_of(position, 1 << bits) == position * (1 << bits) // (1 << 64)
 
 
+@pytest.mark.parametrize("seed", [0, 1, 0xD1CE, 1 << 63, (1 << 64) - 1])
+def test_position_is_the_hash_of_any_length(ring: ModuleType, seed: int) -> None:
+    """The compiled twin hashes up to 240 bytes itself; every length has to go right, and those beyond too."""
+    text = Random(seed).randbytes(1200)
+    for size in [*range(300), 511, 512, 513, 1024]:
+        assert ring.position(b"", text[:size], seed) == xxhash.xxh3_64_intdigest(b"\0" + text[:size], seed), size
+    for size in (0, 1, 64, 238, 239, 240, 300):
+        expected = xxhash.xxh3_64_intdigest(text[:size] + b"\0key", seed)
+        assert ring.position(text[:size], b"key", seed) == expected
+
+
+@given(bucket=st.binary(max_size=70), keys=st.lists(st.binary(max_size=260), max_size=6), seed=seeds, bits=st.integers(0, 64))
+def test_many_positions_are_those_of_each(ring: ModuleType, bucket: bytes, keys: list[bytes], seed: int, bits: int) -> None:
+    positions = [ring.position(bucket, key, seed) for key in keys]
+    assert ring.positions(bucket, keys, seed) == positions
+    assert ring.positions(bucket, iter(keys), seed) == positions
+    assert ring.partitions_of(bucket, tuple(keys), seed, 1 << bits) == [ring.partition_of(at, 1 << bits) for at in positions]
+
+
+@pytest.mark.parametrize("bad", ["key", None, 7])
+def test_keys_are_bytes(ring: ModuleType, bad: Any) -> None:
+    for bucket, key in ((b"b", bad), (bad, b"k")):
+        with pytest.raises(TypeError):
+            ring.position(bucket, key, 0)
+        with pytest.raises(TypeError):
+            ring.positions(bucket, [b"k", key], 0)
+        with pytest.raises(TypeError):
+            ring.partitions_of(bucket, [b"k", key], 0, 8)
+
+
+def test_more_partitions_than_positions_are_refused(ring: ModuleType) -> None:
+    with pytest.raises(ValueError):
+        ring.partition_of(5, 1 << 65)
+    with pytest.raises(ValueError):
+        ring.partitions_of(b"b", [b"k"], 0, 1 << 65)
+
+
 # --- what assign promises ---------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=300)
 @given(members=member_lists, partitions=partition_counts, n=st.integers(1, 6), seed=seeds)
-def test_owners_are_distinct_whole_and_within_caps(
-    ring: ModuleType, members: list[RingMember], partitions: int, n: int, seed: int
-) -> None:
+def test_owners_are_distinct_whole_and_within_caps(ring: ModuleType, members: list[RingMember], partitions: int, n: int, seed: int) -> None:
     owners = ring.assign(members, partitions, n, seed)
     assert len(owners) == partitions
     n = min(n, len(members))
@@ -98,9 +133,7 @@ def test_result_does_not_depend_on_the_order_of_members(
 
 
 @given(members=member_lists, partitions=partition_counts, n=st.integers(1, 4), seed=seeds)
-def test_owners_stand_in_the_order_of_preference(
-    ring: ModuleType, members: list[RingMember], partitions: int, n: int, seed: int
-) -> None:
+def test_owners_stand_in_the_order_of_preference(ring: ModuleType, members: list[RingMember], partitions: int, n: int, seed: int) -> None:
     for partition, row in enumerate(ring.assign(members, partitions, n, seed)):
         order = ring.preference(members, partition, seed)
         assert sorted(order) == list(range(len(members)))
@@ -143,12 +176,8 @@ def test_load_follows_capacity(ring: ModuleType) -> None:
         assert abs(win - places * chance) < 4 * math.sqrt(places * chance * (1 - chance))
 
 
-@pytest.mark.parametrize(
-    ("count", "partitions", "runs", "limit"), [(5, 256, 40, 1.10), (20, 1024, 6, 1.15), (100, 4096, 1, 1.40)]
-)
-def test_one_more_node_moves_little_more_than_it_must(
-    ring: ModuleType, count: int, partitions: int, runs: int, limit: float
-) -> None:
+@pytest.mark.parametrize(("count", "partitions", "runs", "limit"), [(5, 256, 40, 1.10), (20, 1024, 6, 1.15), (100, 4096, 1, 1.40)])
+def test_one_more_node_moves_little_more_than_it_must(ring: ModuleType, count: int, partitions: int, runs: int, limit: float) -> None:
     """Replicas that change place, over the fair share of the new node. Without bounded load the mean would be 1."""
     moved = least = 0.0
     for seed in range(runs):
@@ -193,6 +222,19 @@ def test_equal_scores_go_to_the_lower_node_id(ring: ModuleType) -> None:
     assert ring.preference([high, low], 0, 0) == [1, 0] and ring.preference([low, high], 0, 0) == [0, 1]
     assert ring.assign([high, low], 1, 1, 0) == [(1,)] and ring.assign([low, high], 1, 1, 0) == [(0,)]
     assert ring.assign([high, low], 1, 2, 0) == [(1, 0)]
+    neighbours = [(node_id, 1000, b"zone") for node_id, _, _ in (high, low)]
+    assert ring.assign(neighbours, 1, 1, 0) == [(1,)] and ring.assign(neighbours, 1, 2, 0) == [(1, 0)]
+    elsewhere = ((1).to_bytes(16, "big"), 1000, b"")
+    assert ring.assign([*neighbours, elsewhere], 1, 2, 0) == [(1, 2)]
+
+
+def test_the_worst_score_there_is_fits_64_bits(ring: ModuleType) -> None:
+    """The first of these was searched for: its u is below 2^-32 for partition 0 and seed 0, and so its score is clipped."""
+    unlucky, other = (number.to_bytes(16, "big") for number in (797274486, 175))
+    keys, weights = _ring_py.streams([(unlucky, 1, b"")], 0)
+    assert _ring_py._costs(0, keys, weights) == [(2**32 - 1) * 2**32]
+    assert ring.preference([(unlucky, 1, b""), (other, 1, b"")], 0, 0) == [1, 0]
+    assert ring.assign([(unlucky, 1, b""), (other, 1, b"")], 1, 1, 0) == [(1,)]
 
 
 # --- the twins ------------------------------------------------------------------------------------------------------
@@ -206,6 +248,20 @@ def test_twins_agree(cores: Any, members: list[RingMember], partitions: int, n: 
         assert compiled.preference(members, partition, seed) == pure.preference(members, partition, seed)
     assert compiled.position(b"b", b"k", seed) == pure.position(b"b", b"k", seed)
     assert compiled.partition_of(seed, partitions) == pure.partition_of(seed, partitions)
+
+
+@pytest.mark.parametrize(("count", "n"), [(1, 3), (7, 3), (7, 7), (40, 3), (40, 9)])
+def test_twins_agree_on_larger_clusters(cores: Any, count: int, n: int) -> None:
+    """Also where full members force a choice, and where there are fewer zones than replicas."""
+    compiled, pure = (core.ring for core in cores)
+    random = Random(count * n)
+    for zones in (1, 2, 5, 100):
+        sizes = (1000,) if zones == 1 else (1, 500, 1000, 4000, 100_000)
+        members = [(random.randbytes(16), random.choice(sizes), b"z%d" % random.randrange(zones)) for _ in range(count)]
+        for partitions in (1, 16, 256):
+            seed = random.getrandbits(64)
+            assert compiled.assign(members, partitions, n, seed) == pure.assign(members, partitions, n, seed)
+            assert compiled.preference(members, partitions, seed) == pure.preference(members, partitions, seed)
 
 
 # --- for ever the same ------------------------------------------------------------------------------------------------

@@ -131,6 +131,20 @@ def test_a_peer_that_accepts_and_says_nothing_counts_as_failed_after_a_second():
     run(test, jumping())
 
 
+def test_a_loss_that_is_made_good_in_the_same_step_is_none():
+    async def test():
+        a, b = Echo(), Echo()
+        async with running(b, node_id=B) as to, running(a, node_id=A, addresses={B: to.address}) as fro:
+            send(fro, B, read(1))
+            await a.until(lambda: answers(a) == [1])
+            fro.call_soon(lambda now: fro._note_loss(B, now))
+            send(fro, B, read(2))
+            await a.until(lambda: answers(a) == [1, 2])
+            assert a.events == [("up", B)]
+
+    run(test)
+
+
 def test_names_are_looked_up_and_unknown_ones_are_failures():
     async def test():
         a, b = Echo(), Echo()

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import errno
+import socket
 import ssl
+import struct
 
 import pytest
 import trio
-from rig import Caller, Echo, connect, get, greeted, put, run, running
+from rig import Echo, connect, get, greeted, put, run, running
 
 from dynamo.errors import ConfigError, ConnectionFailed, ProtocolError, StorageFull, ValueTooLarge
 from dynamo.model import messages as m
+from dynamo.net import connection as connection_module
 from dynamo.net import reactor as reactor_module
 from dynamo.net.limits import Limits
 from dynamo.net.sockets import listen
@@ -60,32 +63,21 @@ def test_pipelined_requests_are_all_answered_in_few_batches():
     run(test)
 
 
-def test_many_connections_share_the_reactor_fairly(monkeypatch):
-    monkeypatch.setattr(reactor_module, "BATCH_MAX", 1)  # each step serves one connection and passes over the others
-
-    async def flood(caller: Caller, stop: trio.Event):
-        with trio.CancelScope() as scope:
-
-            async def until_stop():
-                await stop.wait()
-                scope.cancel()
-
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(until_stop)
-                while True:
-                    await caller.ask(get(1))
+def test_a_connection_that_always_has_more_does_not_starve_the_others(monkeypatch):
+    monkeypatch.setattr(reactor_module, "BATCH_MAX", 1)  # each step has time for one connection,
+    monkeypatch.setattr(connection_module, "RECEIVE_BYTES", 1000)  # and takes a piece from it
 
     async def test():
-        async with running() as reactor:
-            stop = trio.Event()
-            async with trio.open_nursery() as nursery:
-                for _ in range(10):
-                    nursery.start_soon(flood, await greeted(reactor.address), stop)
-                callers = [await greeted(reactor.address) for _ in range(10)]
-                for caller in callers:
-                    for i in range(20):
-                        assert (await caller.ask(get(i)))[1] == i
-                stop.set()
+        echo = Echo()
+        async with running(echo) as reactor:
+            flood, others = await greeted(reactor.address), [await greeted(reactor.address) for _ in range(5)]
+            # All of it is there before the reactor looks, and the flood stays first in the kernel's list.
+            sent = flood.stream.socket._sock.send(b"".join(encode(get(i)) for i in range(40_000)))
+            assert sent > 50_000
+            for i, caller in enumerate(others):
+                caller.stream.socket._sock.send(encode(get(100_000 + i)))
+            await echo.until(lambda: sum(message[1] >= 100_000 for _, message in echo.received) == 5)
+            assert len(echo.batches) <= 12
 
     run(test)
 
@@ -300,24 +292,56 @@ def test_a_reader_that_never_reads_is_cut_off_at_the_bound():
     run(test)
 
 
-def test_a_client_that_does_not_take_its_answers_is_not_read_until_it_does():
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_client_that_asks_for_far_more_than_the_bound_gets_all_of_it(at_once):
     async def test():
-        echo, count = Echo(), 400
-        echo.copies = 100_000
-        async with running(echo, limits=Limits(output_bytes_max=32 << 20, output_pause_bytes=100_000)) as reactor:
+        echo, count = Echo(), 600
+        echo.copies = 70_000
+        async with running(echo, limits=Limits(output_bytes_max=4 << 20, output_pause_bytes=1 << 20)) as reactor:
+            caller, other = await greeted(reactor.address), await greeted(reactor.address)
+            requests = [get(i) for i in range(count)]  # 120 MB of answers
+            if at_once:
+                await caller.send(*requests)
+            else:
+                for request in requests:
+                    await caller.send(request)
+                    await trio.testing.wait_all_tasks_blocked()
+            await trio.testing.wait_all_tasks_blocked()
+            assert len(echo.received) < 60  # the rest waits, here or in the kernel
+            assert (await other.ask(get(1000)))[1] == 1000
+            assert sorted([(await caller.receive())[1] for _ in range(count)]) == list(range(count))
+            assert not reactor.counters["connections_cut_off"]
+
+    run(test)
+
+
+def test_small_answers_open_the_window():
+    async def test():
+        echo, made = Echo(), []
+
+        def commits(notify):
+            made.append(SlowCommits(notify, echo.events))
+            return made[0]
+
+        async with running(echo, commits=commits) as reactor:
             caller = await greeted(reactor.address)
+            await caller.send(*[get(i) for i in range(200)])
+            for _ in range(200):
+                await caller.receive()
+            await caller.send(*[put(i) for i in range(3000)])
+            await echo.until(lambda: ("submitted", 1) in echo.events)
+            await trio.testing.wait_all_tasks_blocked()
+            assert len(echo.received) == 200 + 1024  # as many as may be unanswered
             async with trio.open_nursery() as nursery:
 
-                async def ask():
-                    for i in range(count):
-                        await caller.send(get(i))
-                        await trio.testing.wait_all_tasks_blocked()
+                async def commit():
+                    while True:
+                        await echo.until(lambda: made[0].group is not None)
+                        made[0].end()
 
-                nursery.start_soon(ask)
-                await echo.until(lambda: any(link.output_bytes > 100_000 for link in reactor.links.by_descriptor.values()))
-                answered = [(await caller.receive())[1] for _ in range(count)]
-            assert answered == list(range(count))
-            assert not reactor.counters["connections_cut_off"]
+                nursery.start_soon(commit)
+                assert sorted([(await caller.receive())[1] for _ in range(3000)]) == list(range(3000))
+                nursery.cancel_scope.cancel()
 
     run(test)
 
@@ -442,6 +466,33 @@ def test_draining_answers_what_was_taken_and_takes_no_more():
                 made[0].end()
             assert (await caller.receive())[:2] == (m.PUT_REPLY, 1)
             assert len(echo.received) == 1
+
+    run(test)
+
+
+def test_a_client_that_goes_away_while_it_is_not_read_is_noticed_and_does_not_spin():
+    async def test():
+        echo, made = Echo(), []
+
+        def commits(notify):
+            made.append(SlowCommits(notify, echo.events))
+            return made[0]
+
+        async with running(echo, commits=commits) as reactor:
+            goes, stays = await greeted(reactor.address), await greeted(reactor.address)
+            await stays.send(put(1))
+            await echo.until(lambda: ("submitted", 1) in echo.events)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(reactor.drain, 10)
+                await trio.testing.wait_all_tasks_blocked()
+                goes.stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                goes.stream.socket.close()  # with a reset
+                await echo.until(lambda: len(reactor.links.by_descriptor) == 1)
+                steps = reactor.counters["steps"]
+                await trio.testing.wait_all_tasks_blocked()
+                assert reactor.counters["steps"] == steps
+                made[0].end()
+            assert (await stays.receive())[1] == 1
 
     run(test)
 

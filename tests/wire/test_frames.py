@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from dynamo.errors import ProtocolError, ValueTooLarge
 from dynamo.model.messages import GET
 from dynamo.wire.documents import decode_document, encode_document
-from dynamo.wire.frames import FRAME_BYTES_MAX, INTEGER_MAX, FrameDecoder, encode
+from dynamo.wire.frames import ANSWER_ELEMENTS_MAX, ARRAY_ELEMENTS_MAX, FRAME_BYTES_MAX, INTEGER_MAX, FrameDecoder, encode
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers(-(1 << 63), INTEGER_MAX) | st.binary(max_size=40) | st.text(max_size=20),
@@ -117,6 +117,15 @@ def test_what_a_small_hostile_frame_can_allocate_is_bounded():
         assert tracemalloc.get_traced_memory()[1] < 40 << 20
     finally:
         tracemalloc.stop()
+
+
+def test_elements_of_one_array_are_bounded():
+    most = (GET, 1, (0,) * ARRAY_ELEMENTS_MAX)
+    assert FrameDecoder().feed(encode(most)) == [most]
+    more = encode((GET, 1, (0,) * (ARRAY_ELEMENTS_MAX + 1)))
+    with pytest.raises(ProtocolError):
+        FrameDecoder().feed(more)
+    assert FrameDecoder(elements_max=ANSWER_ELEMENTS_MAX).feed(more)
 
 
 def test_a_message_over_the_limit_is_refused_by_its_sender():

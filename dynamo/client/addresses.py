@@ -1,0 +1,26 @@
+"""What every client is made with: addresses of nodes, and a time-out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from dynamo.config import join_address, split_address
+from dynamo.errors import ConfigError
+
+SCHEME = "dynamo://"
+
+
+def parse_addresses(addresses: str | Iterable[str]) -> tuple[str, ...]:
+    """`host:port,host:port`, the same after `dynamo://`, or several of them -> normal addresses. Raises ConfigError."""
+    texts = [addresses] if isinstance(addresses, str) else list(addresses)
+    parts = [part.strip() for text in texts for part in text.removeprefix(SCHEME).rstrip("/").split(",") if part.strip()]
+    if not parts:
+        raise ConfigError("give the address of at least one node: host:port,host:port or dynamo://host:port,host:port")
+    return tuple(dict.fromkeys(join_address(*split_address(part)) for part in parts))
+
+
+def seconds(timeout: float) -> float:
+    """The time-out itself. Raises ValueError for what is no number of seconds above 0."""
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
+        raise ValueError(f"timeout is a number of seconds above 0, not {timeout!r}")
+    return timeout

@@ -1,0 +1,61 @@
+"""What an event loop has to give for `channel` and `aio`, and which one is running: Trio or asyncio.
+
+Few primitives, so that the two implementations (`loop_trio`, `loop_asyncio`) are small enough to be seen to be right. Each is imported when a
+program that runs on it asks for the first time.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from importlib import import_module
+from typing import Any, Protocol, TypeVar, cast
+
+T = TypeVar("T")
+
+
+class Event(Protocol):
+    """Set once."""
+
+    def set(self) -> Any: ...
+    def is_set(self) -> bool: ...
+    async def wait(self) -> Any: ...
+
+
+class Loop(Protocol):
+    """The loop that is running. Times are seconds on its own clock. All that is awaited may be cancelled, and loses nothing then."""
+
+    def identity(self) -> object:
+        """Differs between two runs of a loop."""
+
+    def now(self) -> float: ...
+    def event(self) -> Event: ...
+    def lock(self) -> AbstractAsyncContextManager[object]: ...
+
+    def spawn(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Run beside everything else, until it ends or the loop does, which cancels it."""
+
+    async def until(self, deadline: float, work: Callable[[], Awaitable[T]]) -> T:
+        """The result of `work`, or TimeoutError when it takes longer."""
+
+    async def connect(self, host: str, port: int) -> socket.socket:
+        """A connected socket that does not block. Raises OSError."""
+
+    async def readable(self, sock: socket.socket) -> None:
+        """Wait until there is something to read, the end included. One task at a time."""
+
+    async def writable(self, sock: socket.socket) -> None:
+        """Wait until something can be sent. One task at a time."""
+
+
+def running() -> Loop:
+    """The loop that runs the calling task. Raises RuntimeError outside of one."""
+    trio = sys.modules.get("trio")  # who has not imported it does not run it
+    if trio is not None and trio.lowlevel.in_trio_task():
+        return cast(Loop, import_module("dynamo.client.loop_trio"))
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is not None and asyncio._get_running_loop() is not None:
+        return cast(Loop, import_module("dynamo.client.loop_asyncio"))
+    raise RuntimeError("an AsyncClient is used within a running event loop, of Trio or asyncio; without one there is dynamo.Client")

@@ -1,0 +1,242 @@
+"""Anti-entropy: owners compare their Merkle trees and repair just what differs (paper 4.7; DESIGN section 4).
+
+Every `exchange_interval_s`, the node with the smaller id of each pair of owners sends the roots of all trees both hold. For a tree whose root
+differs they descend: 32 nodes, the 32 leaves under each that differs, the keys and digests in the leaves that differ. Every key found is then read
+from both and repaired as by a get. So a comparison that finds nothing costs 8 bytes a partition, and one that finds something costs in
+proportion to the difference. A leaf that differs without a differing key is recomputed from its rows, and counted.
+
+An exchange is a fold like any other request: one message at a time, given up when the peer is silent, begun anew at the next interval.
+"""
+
+from __future__ import annotations
+
+from dynamo._core import merkle
+from dynamo.errors import DynamoError, InvalidRequest, Unavailable
+from dynamo.model import messages as m
+from dynamo.model.messages import Message
+from dynamo.replication.core import Core
+from dynamo.replication.get import PendingGet, begin_repair
+from dynamo.replication.trees import Place, Trees, trees_shared_with
+
+_LEAVES_PER_REQUEST = 64
+_TREES_PER_ANSWER = 256
+_PREFIX = 8  # bytes of a digest that are compared; a difference they hide shows at the next write to the key
+
+
+class AntiEntropy:
+    """Begins exchanges, and answers those of others."""
+
+    __slots__ = ("_agreed", "_running", "_trees", "next_at")
+
+    def __init__(self, trees: Trees) -> None:
+        self._trees = trees
+        self._running: set[bytes] = set()  # peers an exchange is under way with
+        self._agreed: dict[bytes, float] = {}  # peer -> when the last exchange that closed every difference began
+        self.next_at: float | None = 0.0
+
+    def step(self, core: Core) -> None:
+        """Begin the exchanges that are due."""
+        if self.next_at is None or core.now < self.next_at:
+            return
+        # Not all nodes of a cluster at the same moment, nor a pair of them in lockstep for ever.
+        self.next_at = core.now + core.settings.exchange_interval_s * (0.75 + 0.5 * core.random.random())
+        if not self._trees.built:
+            self.next_at = core.now + min(1.0, core.settings.exchange_interval_s)
+            return
+        for peer in sorted(core.ring.preference(0)):
+            if peer > core.node_id and peer not in self._running and core.liveness.up(peer):
+                shared = trees_shared_with(core, peer)
+                if shared:
+                    self._running.add(peer)
+                    PendingExchange(core, self, self._trees, peer, shared).begin(core)
+
+    def ended(self, peer: bytes, agreed_since: float | None) -> None:
+        """An exchange is over; `agreed_since`: when it began, if it closed everything it found."""
+        self._running.discard(peer)
+        if agreed_since is not None:
+            self._agreed[peer] = agreed_since
+
+    def agreement_ages(self, now: float) -> dict[bytes, float]:
+        """Seconds since the last agreement with each peer this node compares itself with."""
+        return {peer: now - at for peer, at in self._agreed.items()}
+
+    # --- answering ----------------------------------------------------------------------------------------------------------------
+
+    def answer(self, core: Core, source: bytes, message: Message) -> None:
+        """Answer the node that leads an exchange."""
+        kind, request_id = message[:2]
+        try:
+            if not self._trees.built:
+                raise Unavailable("the trees are being built")
+            if kind == m.TREE_ROOTS:
+                core.send(source, (m.TREE_ROOTS_REPLY, request_id, 0, self._compare_roots(core, source, message)))
+            elif kind == m.TREE_NODES:
+                core.send(source, (m.TREE_NODES_REPLY, request_id, 0, *self._compare_nodes(core, message)))
+            else:
+                core.send(source, (m.TREE_KEYS_REPLY, request_id, 0, self._list_keys(core, message)))
+        except DynamoError as error:
+            empty: dict[int, Message] = {
+                m.TREE_ROOTS: (m.TREE_ROOTS_REPLY, request_id, error.code, ()),
+                m.TREE_NODES: (m.TREE_NODES_REPLY, request_id, error.code, (), b""),
+                m.TREE_KEYS: (m.TREE_KEYS_REPLY, request_id, error.code, ()),
+            }
+            core.send(source, empty[kind])
+
+    def _compare_roots(self, core: Core, source: bytes, message: Message) -> tuple[int, ...]:
+        _, _, _, ring_hash, roots = message[:5]
+        shared = trees_shared_with(core, source)
+        if ring_hash != core.ring_hash or len(roots) != len(shared) * merkle.HASH_BYTES:
+            raise InvalidRequest("the two nodes do not see the same ring")
+        return tuple(merkle.differing(roots, roots_of(self._trees, shared))[:_TREES_PER_ANSWER])
+
+    def _compare_nodes(self, core: Core, message: Message) -> tuple[tuple[int, ...], bytes]:
+        _, _, partition, n, nodes = message[:5]
+        tree = self._trees.get(n, _owned(core, n, partition))
+        if len(nodes) != merkle.FANOUT * merkle.HASH_BYTES:
+            raise InvalidRequest("32 hashes of nodes were expected")
+        found = merkle.differing(nodes, tree.nodes())
+        return tuple(found), b"".join(tree.leaves_of(node) for node in found)
+
+    def _list_keys(self, core: Core, message: Message) -> tuple[tuple[bytes, bytes, bytes], ...]:
+        _, _, partition, n, leaves = message[:5]
+        if len(leaves) > _LEAVES_PER_REQUEST or any(not 0 <= leaf < merkle.LEAVES for leaf in leaves):
+            raise InvalidRequest(f"at most {_LEAVES_PER_REQUEST} leaves in one request")
+        place = n, _owned(core, n, partition)
+        self._trees.recompute(core, place, list(leaves))
+        entries = self._trees.entries(core, *place, frozenset(leaves))
+        return tuple((bucket, key, digest[:_PREFIX]) for leaf in sorted(entries) for bucket, key, digest in entries[leaf])
+
+
+class PendingExchange:
+    """One comparison with one peer, led by this node."""
+
+    __slots__ = (
+        "_entropy", "_keys", "_leaves", "_mine", "_place", "_places", "_repairing", "_shared", "_trees", "begun", "peer", "request_id",
+        "spoken", "whole",
+    )  # fmt: skip
+
+    def __init__(self, core: Core, entropy: AntiEntropy, trees: Trees, peer: bytes, shared: list[Place]) -> None:
+        self._entropy = entropy
+        self._trees = trees
+        self._shared = shared
+        self._places: list[Place] = []  # trees that differ and were not descended into yet
+        self._place: Place = (0, 0)
+        self._leaves: list[int] = []  # leaves of `_place` still to be listed
+        self._keys: list[tuple[bytes, bytes]] = []  # keys that differ and were not repaired yet
+        self._mine: dict[tuple[bytes, bytes], bytes] = {}
+        self._repairing = 0
+        self.peer = peer
+        self.request_id = core.request_id()
+        self.begun = self.spoken = core.now
+        self.whole = True  # nothing was given up so far
+
+    def begin(self, core: Core) -> None:
+        """Send the roots."""
+        core.pending[self.request_id] = self
+        core.count("exchanges")
+        self._ask(core, (m.TREE_ROOTS, self.request_id, core.ring_number, core.ring_hash, roots_of(self._trees, self._shared)))
+
+    def on_reply(self, core: Core, source: bytes, message: Message) -> bool:
+        if source != self.peer:
+            return False
+        self.spoken = core.now
+        kind, code = message[0], message[2]
+        if code or not self._trees.built:
+            return self._end(core, agreed=False)
+        if kind == m.TREE_ROOTS_REPLY:
+            self._places = [self._shared[index] for index in message[3] if index < len(self._shared)]
+            self.whole = len(message[3]) < _TREES_PER_ANSWER
+            return self._next_tree(core)
+        if kind == m.TREE_NODES_REPLY:
+            return self._take_nodes(core, message[3], message[4])
+        if kind == m.TREE_KEYS_REPLY:
+            return self._take_keys(core, message[3])
+        return False
+
+    def _next_tree(self, core: Core) -> bool:
+        if not self._places:
+            return self._end(core, agreed=self.whole)
+        self._place = self._places.pop()
+        n, partition = self._place
+        self._ask(core, (m.TREE_NODES, self.request_id, partition, n, self._trees.get(n, partition).nodes()))
+        return False
+
+    def _take_nodes(self, core: Core, nodes: tuple[int, ...], leaves: bytes) -> bool:
+        tree, width = self._trees.get(*self._place), merkle.FANOUT * merkle.HASH_BYTES
+        if len(leaves) != len(nodes) * width or any(not 0 <= node < merkle.FANOUT for node in nodes):
+            return self._end(core, agreed=False)
+        self._leaves = [
+            node * merkle.FANOUT + leaf
+            for at, node in enumerate(nodes)
+            for leaf in merkle.differing(leaves[at * width : (at + 1) * width], tree.leaves_of(node))
+        ]
+        return self._next_leaves(core)
+
+    def _next_leaves(self, core: Core) -> bool:
+        if not self._leaves:
+            return self._next_tree(core)
+        n, partition = self._place
+        asked, self._leaves = self._leaves[:_LEAVES_PER_REQUEST], self._leaves[_LEAVES_PER_REQUEST:]
+        self._trees.recompute(core, self._place, asked)
+        mine = self._trees.entries(core, n, partition, frozenset(asked))
+        self._mine = {(bucket, key): digest[:_PREFIX] for rows in mine.values() for bucket, key, digest in rows}
+        self._ask(core, (m.TREE_KEYS, self.request_id, partition, n, tuple(asked)))
+        return False
+
+    def _take_keys(self, core: Core, entries: tuple[tuple[bytes, bytes, bytes], ...]) -> bool:
+        theirs = {(bucket, key): digest for bucket, key, digest in entries}
+        self._keys = sorted(name for name in self._mine.keys() | theirs.keys() if self._mine.get(name) != theirs.get(name))
+        core.count("keys_differing", len(self._keys))
+        return self._repair_more(core)
+
+    def _repair_more(self, core: Core) -> bool:
+        """Keep the window of repairs full; go on to the next leaves when all are done."""
+        while self._keys and self._repairing < core.settings.repair_window:
+            bucket, key = self._keys.pop()
+            self._repairing += 1
+            begin_repair(core, bucket, key, [core.node_id, self.peer], self._repaired)
+        return self._repairing == 0 and self._next_leaves(core)
+
+    def _repaired(self, core: Core, repair: PendingGet) -> None:
+        self._repairing -= 1
+        self.spoken = core.now
+        self.whole = self.whole and len(repair.fold.replies) == 2
+        if self.request_id in core.pending:
+            core.finish_if(self.request_id, self._repair_more(core))
+
+    def on_wake(self, core: Core, record: bytes | None) -> bool:
+        return False
+
+    def on_failure(self, core: Core, node: bytes, code: int) -> bool:
+        return node == self.peer and self._end(core, agreed=False)
+
+    def on_timer(self, core: Core) -> bool:
+        silent_s = core.now - self.spoken
+        core.note_silence(self.spoken, [self.peer])
+        if silent_s >= 2 * core.settings.suspect_after_s:
+            return self._end(core, agreed=False)
+        core.deadlines.add(core.now, core.settings.suspect_after_s, self.request_id)
+        return False
+
+    def _ask(self, core: Core, message: Message) -> None:
+        if self.spoken == self.begun and message[0] == m.TREE_ROOTS:
+            core.deadlines.add(core.now, core.settings.suspect_after_s, self.request_id)
+        core.send(self.peer, message)
+
+    def _end(self, core: Core, agreed: bool) -> bool:
+        self._entropy.ended(self.peer, self.begun if agreed else None)
+        core.count("exchanges_agreed" if agreed else "exchanges_unfinished")
+        return True
+
+
+def roots_of(trees: Trees, places: list[Place]) -> bytes:
+    """The roots of trees, 8 bytes each."""
+    return b"".join(trees.get(*place).root()[: merkle.HASH_BYTES] for place in places)
+
+
+def _owned(core: Core, n: int, partition: int) -> int:
+    """The partition, if this node holds that tree. Raises InvalidRequest."""
+    numbers = {definition.n or core.cluster.n for definition in core.definitions}
+    if n not in numbers or not 0 <= partition < core.cluster.partitions or core.node_id not in core.ring.owners(partition, n):
+        raise InvalidRequest("this node does not own that partition")
+    return partition

@@ -1,0 +1,143 @@
+"""The Merkle trees of this node: one for each partition it owns, over its committed rows, tombstones included.
+
+Built by one scan after the start, in slices: a commit at or behind the scan's cursor updates its tree, one ahead of it is met by the scan. From then
+on every commit keeps them current; they are never rebuilt as a routine. A slice is read only while no group is in flight, so that what the scan
+sees is exactly what has been reported.
+
+Buckets whose N differs from the cluster's have trees of their own, for a tree must cover the rows that all its holders own and no others.
+"""
+
+from __future__ import annotations
+
+from dynamo._core import merkle
+from dynamo._core import ring as ring_kernel
+from dynamo.errors import CorruptRecord
+from dynamo.model.key import ROW_KEY_BYTES_MAX, split_row_key
+from dynamo.model.row import decode_row
+from dynamo.replication.core import Core
+from dynamo.replication.rows import NO_DIGEST
+
+Place = tuple[int, int]  # (n, partition): which tree
+Entry = tuple[bytes, bytes, bytes]  # bucket, key, digest
+
+
+class Trees:
+    """The trees by (n, partition), and how far the scan that builds them has come."""
+
+    __slots__ = ("_cursor", "_ring_hash", "_trees", "built", "next_at")
+
+    def __init__(self) -> None:
+        self._trees: dict[Place, merkle.Tree] = {}
+        self._cursor = b""  # rows up to here are in the trees
+        self._ring_hash: int | None = None
+        self.built = False
+        self.next_at: float | None = 0.0
+
+    def follow_ring(self, core: Core) -> None:
+        """The ring changed, and with it perhaps what this node owns: build anew."""
+        if core.ring_hash != self._ring_hash:
+            self._ring_hash = core.ring_hash
+            self._trees, self._cursor, self.built = {}, b"", False
+            self.next_at = core.now
+
+    def get(self, n: int, partition: int) -> merkle.Tree:
+        """The tree of a partition; an empty one where there is no row."""
+        tree = self._trees.get((n, partition))
+        if tree is None:
+            tree = self._trees[n, partition] = merkle.Tree()
+        return tree
+
+    def apply(self, core: Core, changes: list[tuple[bytes, bytes | None, bytes]]) -> None:
+        """Take a commit in. The full key of a row under a hashed row key is not at hand then: its leaf comes from the row key's hash."""
+        unknown: dict[Place, list[int]] = {}
+        for row_key, before, after in changes:
+            if before == after or not (self.built or row_key <= self._cursor):
+                continue
+            place, leaf = self._locate(core, row_key)
+            if place is None:
+                continue
+            if before is None:
+                unknown.setdefault(place, []).append(leaf)
+                continue
+            self.get(*place).update(leaf, b"" if before == NO_DIGEST else before, b"" if after == NO_DIGEST else after)
+        for place, leaves in unknown.items():  # last: a leaf is then read with all of this commit in it
+            self.recompute(core, place, leaves)
+
+    def step(self, core: Core) -> None:
+        """Read the next slice of rows."""
+        if self.built or self.next_at is None or core.now < self.next_at:
+            return
+        self.next_at = core.now + core.settings.tree_slice_s
+        if core.rows.in_flight is not None:
+            return
+        if self._ring_hash is None:
+            self._ring_hash = core.ring_hash
+        page = core.scan(self._cursor + b"\0" if self._cursor else b"", None, core.settings.tree_slice_rows)
+        for row_key, data in page:
+            place, leaf = self._locate(core, row_key)
+            if place is not None:
+                try:
+                    self.get(*place).update(leaf, b"", decode_row(row_key, data).digest)
+                except CorruptRecord:
+                    core.count("rows_corrupt")
+                    bucket, key = split_row_key(row_key)[1:]
+                    core.repair_wanted.append((bucket, key))
+        if page:
+            self._cursor = page[-1][0]
+        if len(page) < core.settings.tree_slice_rows:
+            self.built, self.next_at = True, None
+
+    def entries(self, core: Core, n: int, partition: int, leaves: frozenset[int]) -> dict[int, list[Entry]]:
+        """The committed rows of some leaves, by leaf."""
+        found: dict[int, list[Entry]] = {leaf: [] for leaf in leaves}
+        start, stop = partition.to_bytes(2, "big"), (partition + 1).to_bytes(3, "big")[-2:] if partition < 0xFFFF else None
+        while page := core.scan(start, stop, core.settings.tree_slice_rows):
+            for row_key, data in page:
+                place, leaf = self._locate(core, row_key)
+                if leaf in leaves and place == (n, partition):
+                    try:
+                        row = decode_row(row_key, data)
+                    except CorruptRecord:
+                        continue  # found by whoever reads it; it must not hide the rest of the leaf
+                    _, bucket, key = split_row_key(row_key, row.full_key)
+                    found[leaf].append((bucket, key, row.digest))
+            start = page[-1][0] + b"\0"
+        return found
+
+    def recompute(self, core: Core, place: Place, leaves: list[int]) -> int:
+        """Make leaves what their rows say; how many were something else."""
+        if core.rows.in_flight is not None:
+            return 0  # the rows may be ahead of the tree by that group
+        entries = self.entries(core, *place, frozenset(leaves))
+        tree = self.get(*place)
+        changed = sum(tree.set_leaf(leaf, [digest for _, _, digest in rows]) for leaf, rows in entries.items())
+        if changed:
+            core.count("leaves_recomputed", changed)
+        return changed
+
+    def _locate(self, core: Core, row_key: bytes) -> tuple[Place | None, int]:
+        """(the tree a row belongs to, None where this node does not own it; its leaf)."""
+        partition, bucket, key = split_row_key(row_key, row_key[2:])
+        definition = core.cluster.bucket(bucket)
+        if core.node_id not in core.owners(partition, definition):
+            return None, 0
+        return (definition.n or core.cluster.n, partition), _leaf(core, row_key, bucket, key)
+
+
+def _leaf(core: Core, row_key: bytes, bucket: bytes, key: bytes) -> int:
+    """The leaf of a row. Long keys are placed by the hash in their row key, which every replica has alike."""
+    if len(row_key) == ROW_KEY_BYTES_MAX:
+        return int.from_bytes(row_key[-2:], "big") % merkle.LEAVES
+    return merkle.leaf_of(ring_kernel.position(bucket, key, core.cluster.seed), core.cluster.partitions)
+
+
+def trees_shared_with(core: Core, peer: bytes) -> list[Place]:
+    """The trees that both this node and the peer hold, in an order both derive from the ring."""
+    numbers = sorted({definition.n or core.cluster.n for definition in core.definitions})
+    shared = []
+    for n in numbers:
+        for partition in range(core.cluster.partitions):
+            owners = core.ring.owners(partition, n)
+            if core.node_id in owners and peer in owners:
+                shared.append((n, partition))
+    return shared

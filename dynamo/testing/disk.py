@@ -1,0 +1,144 @@
+"""The simulated disk of one node: three tables, commits that may fail, and damage.
+
+What a crash leaves is what was committed. Damage comes in the forms that disks and people have: a flipped bit, a missing row, an empty store, an old
+copy. A read that fails returns its error as a value, as storage engines do.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from random import Random
+
+from dynamo.errors import DynamoError, StorageFailed, StorageFull
+from dynamo.model.group import Group
+
+Table = dict[bytes, bytes]
+
+
+class _Rows:
+    """A table in key order."""
+
+    __slots__ = ("keys", "values")
+
+    def __init__(self, values: Table | None = None) -> None:
+        self.values: Table = values or {}
+        self.keys = sorted(self.values)
+
+    def write(self, key: bytes, value: bytes | None) -> None:
+        if value is None:
+            if self.values.pop(key, None) is not None:
+                del self.keys[bisect_left(self.keys, key)]
+            return
+        if key not in self.values:
+            insort(self.keys, key)
+        self.values[key] = value
+
+    def scan(self, start: bytes, stop: bytes | None, limit: int) -> list[tuple[bytes, bytes]]:
+        keys, values = self.keys, self.values
+        first = bisect_left(keys, start)
+        end = len(keys) if stop is None else bisect_left(keys, stop)
+        return [(key, values[key]) for key in keys[first : min(end, first + limit)]]
+
+
+class Disk:
+    """What one node has stored. `full` and `broken` make commits fail, `unreadable` a share of reads; `damaged` are rows that were rotten or lost."""
+
+    __slots__ = ("_hints", "_objects", "_rng", "broken", "damaged", "full", "meta", "slow", "unreadable")
+
+    def __init__(self, rng: Random) -> None:
+        self._rng = rng
+        self._objects = _Rows()
+        self._hints = _Rows()
+        self.meta: Table = {}
+        self.full = False
+        self.broken = False
+        self.slow = 1.0  # factor on the time of commits
+        self.unreadable = 0.0
+        self.damaged: set[bytes] = set()
+
+    @property
+    def objects(self) -> Table:
+        """Encoded rows by row key."""
+        return self._objects.values
+
+    @property
+    def hints(self) -> Table:
+        """The hint table."""
+        return self._hints.values
+
+    # --- what a storage engine offers ----------------------------------------------------------------------------------------------
+
+    def read(self, key: bytes) -> bytes | DynamoError | None:
+        """One row, or the error the disk gave."""
+        if self.unreadable and self._rng.random() < self.unreadable:
+            return StorageFailed("a simulated read error")
+        return self._objects.values.get(key)
+
+    def scan(self, start: bytes, stop: bytes | None, limit: int) -> list[tuple[bytes, bytes]]:
+        """Rows in key order, from `start` up to `stop`."""
+        return self._objects.scan(start, stop, limit)
+
+    def scan_hints(self, start: bytes, stop: bytes | None, limit: int) -> list[tuple[bytes, bytes]]:
+        """Hints in key order."""
+        return self._hints.scan(start, stop, limit)
+
+    def refusal(self) -> DynamoError | None:
+        """The error with which a commit would fail now."""
+        if self.broken:
+            return StorageFailed("a simulated I/O error")
+        return StorageFull("the simulated disk is full") if self.full else None
+
+    def apply(self, group: Group) -> None:
+        """Make a group durable."""
+        for key, value in group.objects.items():
+            self._objects.write(key, value)
+        for key, value in group.hints.items():
+            self._hints.write(key, value)
+        for key, value in group.meta.items():
+            if value is None:
+                self.meta.pop(key, None)
+            else:
+                self.meta[key] = value
+        if self.damaged:
+            self.damaged -= group.objects.keys()
+
+    # --- damage ---------------------------------------------------------------------------------------------------------------------
+
+    def repair(self) -> None:
+        """Let commits and reads succeed again; what is lost stays lost."""
+        self.full = self.broken = False
+        self.slow = 1.0
+        self.unreadable = 0.0
+
+    def rot(self, rng: Random) -> bytes | None:
+        """Flip a bit of some stored row; its key, or None when there is none."""
+        if not self._objects.keys:
+            return None
+        key = rng.choice(self._objects.keys)
+        data = bytearray(self._objects.values[key])
+        bit = rng.randrange(len(data) * 8)
+        data[bit // 8] ^= 1 << (bit % 8)
+        self._objects.values[key] = bytes(data)
+        self.damaged.add(key)
+        return key
+
+    def lose_row(self, rng: Random) -> bytes | None:
+        """Forget some row; its key."""
+        if not self._objects.keys:
+            return None
+        key = rng.choice(self._objects.keys)
+        self._objects.write(key, None)
+        return key
+
+    def wipe(self) -> None:
+        """Forget everything."""
+        self._objects, self._hints, self.meta, self.damaged = _Rows(), _Rows(), {}, set()
+
+    def copy(self) -> tuple[Table, Table, Table]:
+        """A copy, to be restored later."""
+        return dict(self.objects), dict(self.hints), dict(self.meta)
+
+    def restore(self, copy: tuple[Table, Table, Table]) -> None:
+        """Go back to an old copy."""
+        objects, hints, meta = copy
+        self._objects, self._hints, self.meta, self.damaged = _Rows(dict(objects)), _Rows(dict(hints)), dict(meta), set()
