@@ -100,11 +100,7 @@ class Gossip:
         membership = self._membership
         if self._peers_version != membership.version:
             self._peers_version = membership.version
-            self._peers = [
-                node
-                for node, member in membership.members.items()
-                if node != membership.node_id and member.status != LEFT
-            ]
+            self._peers = [node for node, member in membership.members.items() if node != membership.node_id and member.status != LEFT]
         return self._peers
 
 

@@ -175,9 +175,7 @@ class Membership:
 
     # --- acts of an administrator, on any node ----------------------------------------------------------------------
 
-    def admit(
-        self, node_id: bytes, name: str, address: str, *, zone: str = "", capacity: int = CAPACITY_PLAIN
-    ) -> Member:
+    def admit(self, node_id: bytes, name: str, address: str, *, zone: str = "", capacity: int = CAPACITY_PLAIN) -> Member:
         """Take a node that asks to join into the table, in status joining; one that is known stays as it is.
 
         Raises InvalidRequest for a node that left, which is final, and at the bound; ProtocolError for facts out of
@@ -191,9 +189,7 @@ class Membership:
             raise InvalidRequest(f"node {node_id.hex()} left the cluster for good; join with an empty data directory")
         return self._members[node_id]
 
-    def administer(
-        self, node_id: bytes, *, status: str | None = None, zone: str | None = None, capacity: int | None = None
-    ) -> Member:
+    def administer(self, node_id: bytes, *, status: str | None = None, zone: str | None = None, capacity: int | None = None) -> Member:
         """Change admin facts of a member. A member that left stays so, and none goes back to joining.
 
         Raises InvalidRequest for an unknown member or such a step backwards, ProtocolError for facts out of range.
@@ -248,9 +244,7 @@ def _refuted(mine: Member, joined: Member) -> Member:
     if _own_order(joined) == _own_order(mine):
         return joined
     return _revised(
-        joined._replace(
-            name=mine.name, address=mine.address, actor=mine.actor, lease_end=mine.lease_end, formats=mine.formats
-        ),
+        joined._replace(name=mine.name, address=mine.address, actor=mine.actor, lease_end=mine.lease_end, formats=mine.formats),
         joined,
     )
 

@@ -34,9 +34,7 @@ class Ring:
 
     def __init__(self, members: Iterable[Member], cluster: Cluster, number: int = 0, hash: int = 0) -> None:
         """`members` may be in any order and status; the ring is made of those that are `normal`."""
-        chosen = sorted(
-            (member.node_id, member.capacity, member.zone.encode()) for member in members if member.status == NORMAL
-        )
+        chosen = sorted((member.node_id, member.capacity, member.zone.encode()) for member in members if member.status == NORMAL)
         self._table = _table(tuple(chosen), cluster.partitions, cluster.n, cluster.seed)
         self._owners = self._table.owners
         self._seed = cluster.seed

@@ -40,9 +40,11 @@ class Settings:
     fallback_after_s: float = 0.2  # a put short of W goes on to the next node; longer spares fallbacks, shorter spares latency
     hedge_after_s: float = 0.05  # a get short of R asks one more replica; a few times the usual latency
     suspect_after_s: float = 1.0  # a peer silent this long under a request is passed over until it speaks
-    probe_interval_s: float = 0.5  # how often a peer that is passed over is asked whether it is back
+    heartbeat_interval_s: float = 0.5  # how often each peer is asked for a sign of life; what the failure detector learns from
+    heartbeat_peers_max: int = 32  # peers asked at a time; of more, a random choice
     request_time_s_max: float = 60.0  # the longest a request may stay pending, whatever its client asked
     pending_max: int = 20_000  # requests in flight; beyond it new ones are refused as busy
+    operations_max: int = 20_000  # operation ids remembered against retries
     record_bytes_max: int = 4 << 20  # a client's put that grows a record past this is refused
     keys_per_request_max: int = 1024
     handoff_window: int = 64  # rows handed over at a time
@@ -113,11 +115,12 @@ class Core:
         self.random = random
         self.durability = durability
         self.now = 0.0
-        self.liveness = Liveness()
+        self.liveness = Liveness(settings.heartbeat_interval_s)
         self.deadlines = Deadlines()
         self.pending: dict[int, Fold] = {}
         self.outbox: list[tuple[Source, Message]] = []
         self.waiting_for_actor: list[tuple[ReplyTo, Message]] = []
+        self.operations: dict[bytes, tuple[bytes, int, int]] = {}  # recent ones minted here: operation -> (row key, actor, counter)
         self.unowned_rows_staged = False
         self.repair_wanted: list[tuple[bytes, bytes]] = []  # keys whose own row is damaged, to be read from peers
         self.counters: dict[str, int] = {}
@@ -199,6 +202,12 @@ class Core:
             if node != self.node_id and self.liveness.silent_since(node, started) and self.liveness.up(node):
                 self.liveness.suspect(node)
                 self.count("peers_suspected")
+
+    def remember_operation(self, operation: bytes, row_key: bytes, dot: tuple[int, int]) -> None:
+        """Keep which dot an operation got, so that a retry gets the same even when the version has been replaced since."""
+        self.operations[operation] = (row_key, *dot)
+        if len(self.operations) > self.settings.operations_max:
+            del self.operations[next(iter(self.operations))]
 
     # --- the actor ----------------------------------------------------------------------------------------------------------------
 

@@ -71,8 +71,10 @@ class GetFold:
 class PendingGet:
     """A get in the table of pending requests: the fold, whom to ask next, and the answer."""
 
-    __slots__ = ("answered", "bucket", "deadline", "definition", "done", "fold", "key", "pin", "pin_digest", "plan", "reply_to", "request_id", "started",
-                 "time_ms")  # fmt: skip
+    __slots__ = (
+        "answered", "bucket", "deadline", "definition", "done", "fold", "key", "pin", "pin_digest", "plan", "reply_to", "request_id",
+        "started", "time_ms",
+    )  # fmt: skip
 
     def __init__(
         self, core: Core, reply_to: ReplyTo, bucket: bytes, key: bytes, definition: BucketDefinition, fold: GetFold, plan: list[bytes], time_ms: int

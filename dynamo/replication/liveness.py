@@ -1,19 +1,22 @@
 """Local opinion about peers: who is worth asking right now.
 
-A peer is down while the driver has no connection to it and cannot make one, or after it let a request go unanswered for `suspect_after_s`
-without sending anything else meanwhile. It is up again with the first message it sends; suspected peers are probed until they do. The
-opinion routes requests, it never removes a member and no promise depends on it (P9).
+Three kinds of evidence: the driver has no connection to the peer and cannot make one; the phi accrual detector finds its silence too long; it let
+a request go unanswered for `suspect_after_s` without sending anything else meanwhile. The peer is up again with the first message it sends;
+heartbeats go on to suspected peers, so it will. The opinion routes requests, it never removes a member and no promise depends on it (P9).
 """
 
 from __future__ import annotations
+
+from dynamo.membership.failure_detector import FailureDetector
 
 
 class Liveness:
     """What this node has heard of each peer, in its own monotonic time."""
 
-    __slots__ = ("_disconnected", "_heard", "suspected")
+    __slots__ = ("_disconnected", "_heard", "detector", "suspected")
 
-    def __init__(self) -> None:
+    def __init__(self, heartbeat_interval_s: float) -> None:
+        self.detector = FailureDetector(heartbeat_interval_s)
         self._heard: dict[bytes, float] = {}
         self._disconnected: set[bytes] = set()
         self.suspected: set[bytes] = set()
@@ -21,6 +24,7 @@ class Liveness:
     def heard(self, node: bytes, now: float) -> None:
         """A message of the peer arrived."""
         self._heard[node] = now
+        self.detector.heard(node, now)
         if self.suspected:
             self.suspected.discard(node)
 
@@ -45,6 +49,9 @@ class Liveness:
         """Whether the peer is worth asking."""
         return node not in self._disconnected and node not in self.suspected
 
-    def suspected_sorted(self) -> list[bytes]:
-        """Connected peers passed over, to be probed; sorted, so that a simulation does not depend on the hash seed."""
-        return sorted(self.suspected)
+    def step(self, nodes: list[bytes], now: float) -> None:
+        """Once a heartbeat interval: suspect those whose silence has become too long."""
+        self.detector.step(now)
+        for node in nodes:
+            if self.up(node) and self.detector.suspects(node, now):
+                self.suspected.add(node)

@@ -240,7 +240,7 @@ def coordinate_put(core: Core, reply_to: ReplyTo, message: Message) -> None:
                 raise Unavailable("busy: a new actor is being made durable; try again")
             core.waiting_for_actor.append((reply_to, message))
             return
-        record, context, dot = _new_record(core, definition, row, context, time, mode, operation, value)
+        record, context, dot = _new_record(core, definition, row_key, row, context, time, mode, operation, value)
     except DynamoError as error:
         error.maybe_applied = False
         core.refuse(reply_to, error)
@@ -282,11 +282,22 @@ def _admit(core: Core, partition: int, definition: BucketDefinition, owners: tup
 
 
 def _new_record(
-    core: Core, definition: BucketDefinition, row: Row | None, context: bytes, time: int, mode: int, operation: bytes, value: bytes | None
+    core: Core,
+    definition: BucketDefinition,
+    row_key: bytes,
+    row: Row | None,
+    context: bytes,
+    time: int,
+    mode: int,
+    operation: bytes,
+    value: bytes | None,
 ) -> tuple[bytes, bytes, tuple[int, int]]:
     """(record, context, dot) of the write. Mints the dot unless this operation has one already. Raises before minting."""
     old = row.record if row is not None else b""
+    known = core.operations.get(operation)
     found = records.find_operation(old, operation) if old else None
+    if found is None and old and known is not None and known[0] == row_key:
+        found = known[1:]  # replaced since; the record as it is covers it
     if found is not None:
         core.count("operations_repeated")
         return old, context, found
@@ -308,6 +319,7 @@ def _new_record(
         if len(records.context(record)) > tokens.RANGES_MAX * tokens.RANGE_BYTES:
             raise InvalidContext(f"the key's history has more than {tokens.RANGES_MAX} ranges")
     core.actor.issue(counter)
+    core.remember_operation(operation, row_key, (actor, counter))
     if core.actor.wants_extension:
         core.actor.extend()
         core.stage_actor()

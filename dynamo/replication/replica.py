@@ -71,7 +71,7 @@ class Replica:
         self.core.hints.count(self.core)
         self._membership_version = membership.version
         self._meta_retry_at: float | None = None
-        self._probe_at = 0.0
+        self._heartbeat_at = 0.0
         self._dispatch: dict[int, Callable[[Source, Message], None]] = {
             m.GET: self._get,
             m.PUT: self._put,
@@ -103,6 +103,7 @@ class Replica:
                         core.pending.pop(message[1], None)
                     continue
                 if kind in _GOSSIP:
+                    core.liveness.detector.heartbeat(source, now)
                     self._gossip(source, message)
                     continue
             handler = self._dispatch.get(kind)
@@ -123,11 +124,8 @@ class Replica:
         if now >= self.gossip.next_deadline:
             for destination, message in self.gossip.tick(now):
                 core.send(destination, message)
-        if now >= self._probe_at:
-            self._probe_at = now + core.settings.probe_interval_s
-            for node in core.liveness.suspected_sorted():
-                for destination, message in self.gossip.probe(node):
-                    core.send(destination, message)
+        if now >= self._heartbeat_at:
+            self._heartbeat()
         if self._meta_retry_at is not None and now >= self._meta_retry_at:
             self._meta_retry_at = None
             core.stage_actor()
@@ -165,6 +163,7 @@ class Replica:
         for destination, message in held.messages:
             core.send(destination, as_failed(core, message, error))
         core.hints.recount(core)
+        core.operations.clear()  # some of them were in the group
         core.actor.renew(core.random)
         self._meta_retry_at = now + _META_RETRY_S  # not at once: a full disk would be asked without end
         waiting, core.waiting_for_actor = core.waiting_for_actor, []
@@ -210,15 +209,13 @@ class Replica:
     def next_deadline(self) -> float | None:
         """When `tick` wants to be called, in the driver's monotonic seconds."""
         core = self.core
-        times = [self.gossip.next_deadline]
+        times = [self.gossip.next_deadline, self._heartbeat_at]
         for time in (
             core.deadlines.next(core.pending), self.handoff.next_at, self._meta_retry_at, core.hints.next_at, self.trees.next_at,
             self.anti_entropy.next_at,
         ):  # fmt: skip
             if time is not None:
                 times.append(time)
-        if core.liveness.suspected:
-            times.append(self._probe_at)
         return min(times)
 
     # --- dispatch -----------------------------------------------------------------------------------------------------------------
@@ -266,6 +263,18 @@ class Replica:
             return
         for destination, reply in replies:
             self.core.send(destination, reply)
+
+    def _heartbeat(self) -> None:
+        """Ask peers for a sign of life: a gossip of the digest alone, which is always answered."""
+        core = self.core
+        self._heartbeat_at = core.now + core.settings.heartbeat_interval_s
+        peers = [node for node in core.ring.preference(0) if node != core.node_id] if core.ring.size else []
+        core.liveness.step(peers, core.now)
+        if len(peers) > core.settings.heartbeat_peers_max:
+            peers = core.random.sample(peers, core.settings.heartbeat_peers_max)
+        for node in peers:
+            for destination, message in self.gossip.probe(node):
+                core.send(destination, message)
 
     def _let_puts_in(self) -> None:
         """The new actor is durable: the puts that waited for it go on."""

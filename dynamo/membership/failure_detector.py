@@ -1,0 +1,72 @@
+"""Phi accrual failure detection (Hayashibara, Defago, Yared, Katayama, SRDS 2004): how surprising is a peer's silence?
+
+Peers are heard at fairly regular intervals. From the intervals seen, phi is how many orders of magnitude of doubt the present silence adds up to:
+phi = -log10(probability that a message comes even later). Under a jittery network the same silence means less, and the threshold stays the same.
+
+Intervals are learned from heartbeats; any message at all ends a silence, so a busy peer is never suspected for late heartbeats. A node that was
+itself stopped must doubt itself first (Lifeguard, Dadgar et al. 2017): `step` sees its own gap and forgives everybody that much. Opinion only: it
+routes requests, and removes nobody.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+
+THRESHOLD = 8.0
+_SAMPLES_MAX = 64
+_DEVIATION_MIN_S = 0.25  # two quick peers on a quiet network would otherwise suspect each other over one slow turn
+
+
+class FailureDetector:
+    """What this node has heard of each peer, in its own monotonic seconds."""
+
+    __slots__ = ("_beat", "_heard", "_intervals", "_stepped", "interval_s", "threshold")
+
+    def __init__(self, interval_s: float, threshold: float = THRESHOLD) -> None:
+        assert interval_s > 0 and threshold > 0
+        self.interval_s = interval_s
+        self.threshold = threshold
+        self._intervals: dict[bytes, deque[float]] = {}
+        self._beat: dict[bytes, float] = {}
+        self._heard: dict[bytes, float] = {}
+        self._stepped: float | None = None
+
+    def heartbeat(self, node: bytes, now: float) -> None:
+        """A heartbeat, or the answer to one, arrived."""
+        last = self._beat.get(node)
+        if last is not None and now - last <= 10 * self.interval_s:  # a longer gap was an outage, not an interval
+            self._intervals.setdefault(node, deque(maxlen=_SAMPLES_MAX)).append(now - last)
+        self._beat[node] = self._heard[node] = now
+
+    def heard(self, node: bytes, now: float) -> None:
+        """Any message arrived."""
+        self._heard[node] = now
+
+    def phi(self, node: bytes, now: float) -> float:
+        """The doubt about a peer; 0 for one that was never heard of, about which nothing is known."""
+        heard = self._heard.get(node)
+        if heard is None:
+            return 0.0
+        intervals = self._intervals.get(node) or (self.interval_s,)
+        mean = sum(intervals) / len(intervals)
+        deviation = max(math.sqrt(sum((x - mean) ** 2 for x in intervals) / len(intervals)), _DEVIATION_MIN_S)
+        late = (now - heard - mean) / deviation
+        # The tail of the normal distribution by its logistic approximation; beyond 40 deviations exp() would underflow.
+        if late > 40:
+            return math.inf
+        tail = math.exp(-late * (1.5976 + 0.070566 * late * late))
+        return -math.log10(tail / (1 + tail)) if late > 0 else -math.log10(1 - 1 / (1 + tail)) if tail < 1e12 else 0.0
+
+    def step(self, now: float) -> None:
+        """Called about once an interval: a gap in our own steps is forgiven to all peers, for we could not have heard them."""
+        if self._stepped is not None:
+            gap = now - self._stepped - 2 * self.interval_s
+            if gap > 0:
+                for node in self._heard:
+                    self._heard[node] = min(now, self._heard[node] + gap)
+        self._stepped = now
+
+    def suspects(self, node: bytes, now: float) -> bool:
+        """Whether the doubt passes the threshold."""
+        return self.phi(node, now) > self.threshold
