@@ -52,11 +52,9 @@ class FailureDetector:
         mean = sum(intervals) / len(intervals)
         deviation = max(math.sqrt(sum((x - mean) ** 2 for x in intervals) / len(intervals)), _DEVIATION_MIN_S)
         late = (now - heard - mean) / deviation
-        # The tail of the normal distribution by its logistic approximation; beyond 40 deviations exp() would underflow.
-        if late > 40:
-            return math.inf
-        tail = math.exp(-late * (1.5976 + 0.070566 * late * late))
-        return -math.log10(tail / (1 + tail)) if late > 0 else -math.log10(1 - 1 / (1 + tail)) if tail < 1e12 else 0.0
+        # The tail of the normal distribution by its logistic approximation, 1 / (1 + e^x); of a large x only the exponent matters.
+        x = late * (1.5976 + 0.070566 * late * late)
+        return x * math.log10(math.e) if x > 30 else math.log10(1 + math.exp(max(x, -700.0)))
 
     def step(self, now: float) -> None:
         """Called about once an interval: a gap in our own steps is forgiven to all peers, for we could not have heard them."""
