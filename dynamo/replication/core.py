@@ -23,6 +23,7 @@ from dynamo.model.row import Row
 from dynamo.replication.actor import ActorLease
 from dynamo.replication.deadlines import Deadlines
 from dynamo.replication.liveness import Liveness
+from dynamo.replication.routes import Route, Routes
 from dynamo.replication.rows import Rows
 
 if TYPE_CHECKING:
@@ -134,6 +135,7 @@ class Core:
         """Derive the ring from the membership anew, after it changed."""
         self.ring = Ring.of(self.membership, self.cluster)
         self.ring_number, self.ring_hash = self.membership.ring_id
+        self.routes = Routes(self.node_id, self.ring, self.liveness)
         self.definitions = (self.cluster.bucket(b"default"), *self.cluster.buckets.values())
 
     # --- naming -------------------------------------------------------------------------------------------------------------------
@@ -143,6 +145,12 @@ class Core:
         position = ring_kernel.position(bucket, key, self.cluster.seed)
         partition = ring_kernel.partition_of(position, self.cluster.partitions)
         return partition, row_key(partition, bucket, key)
+
+    def place(self, bucket: bytes, key: bytes) -> tuple[BucketDefinition, bytes, Route]:
+        """(definition of the bucket, row key, route) of a key: what every request begins with."""
+        definition = self.cluster.bucket(bucket)
+        partition = ring_kernel.partition_of(ring_kernel.position(bucket, key, self.cluster.seed), self.cluster.partitions)
+        return definition, row_key(partition, bucket, key), self.routes.get(partition, definition.n)
 
     def owners(self, partition: int, definition: BucketDefinition) -> tuple[bytes, ...]:
         """The current owners of the partition under the bucket's N."""

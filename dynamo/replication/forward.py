@@ -80,11 +80,9 @@ class PendingForward:
 def take_put(core: Core, reply_to: ReplyTo, message: Message) -> None:
     """A client's PUT: coordinate it here if this node is a replica of the key, else pass it on."""
     bucket, key = message[2], message[3]
-    partition, _ = core.locate(bucket, key)
-    owners = core.owners(partition, core.cluster.bucket(bucket))
-    if core.node_id in owners or len(core.pending) >= core.settings.pending_max:
+    _, _, route = core.place(bucket, key)
+    if route.owner or len(core.pending) >= core.settings.pending_max:
         coordinate_put(core, reply_to, message)
         return
-    reachable = [node for node in owners if core.liveness.up(node)]
-    turn = core.random.randrange(len(reachable)) if reachable else 0
-    PendingForward(core, reply_to, message, reachable[turn:] + reachable[:turn]).begin(core)
+    turn = int(core.random.random() * len(route.peers))
+    PendingForward(core, reply_to, message, [*route.peers[turn:], *route.peers[:turn]]).begin(core)

@@ -17,8 +17,9 @@ from dynamo.model.key import check_bucket, check_key, full_key
 from dynamo.model.messages import Message
 from dynamo.replication import tokens
 from dynamo.replication.core import Core, ReplyTo
-from dynamo.replication.local import merge_in, standing
+from dynamo.replication.local import merge_in
 from dynamo.replication.quorum import FAILED, MET, PENDING, needed
+from dynamo.replication.routes import Route
 
 
 class GetFold:
@@ -72,17 +73,26 @@ class PendingGet:
     """A get in the table of pending requests: the fold, whom to ask next, and the answer."""
 
     __slots__ = (
-        "answered", "bucket", "deadline", "definition", "done", "fold", "key", "pin", "pin_digest", "plan", "reply_to", "request_id",
-        "started", "time_ms",
+        "answered", "bucket", "deadline", "definition", "done", "fold", "key", "pin", "pin_digest", "plan", "reply_to", "request_id", "row_key",
+        "standing", "started", "time_ms",
     )  # fmt: skip
 
     def __init__(
-        self, core: Core, reply_to: ReplyTo, bucket: bytes, key: bytes, definition: BucketDefinition, fold: GetFold, plan: list[bytes], time_ms: int
+        self,
+        core: Core,
+        reply_to: ReplyTo,
+        bucket: bytes,
+        key: bytes,
+        place: tuple[BucketDefinition, bytes, Route],
+        fold: GetFold,
+        plan: list[bytes],
+        time_ms: int,
     ) -> None:
         self.reply_to = reply_to
         self.bucket = bucket
         self.key = key
-        self.definition = definition
+        self.definition, self.row_key, route = place
+        self.standing = route.standing
         self.fold = fold
         self.plan = plan
         self.time_ms = time_ms
@@ -118,18 +128,17 @@ class PendingGet:
         return False
 
     def _read_here(self, core: Core) -> bool:
-        partition, row_key = core.locate(self.bucket, self.key)
-        row = core.rows.load(row_key)
+        row = core.rows.load(self.row_key)
         if isinstance(row, DynamoError):
             self.fold.fail(core.node_id, row.code)
             return False
-        held = core.rows.held(row_key)
+        held = core.rows.held(self.row_key)
         record = b"" if row is None else row.record
         if held is not None:  # staged state may not be shown or vouched for: neither as an answer nor as a digest
             self.fold.outstanding.add(core.node_id)
             held.wakes.append((self.request_id, record))
             return True
-        self.fold.add(core.node_id, standing(core, partition, self.definition), record)
+        self.fold.add(core.node_id, self.standing, record)
         if row is not None:
             self.pin, self.pin_digest = record, row.digest
         return True
@@ -151,8 +160,7 @@ class PendingGet:
         return self._settle(core)
 
     def on_wake(self, core: Core, record: bytes | None) -> bool:
-        partition, _ = core.locate(self.bucket, self.key)
-        self.fold.add(core.node_id, standing(core, partition, self.definition), record or b"")
+        self.fold.add(core.node_id, self.standing, record or b"")
         return self._settle(core)
 
     def on_failure(self, core: Core, node: bytes, code: int) -> bool:
@@ -210,22 +218,21 @@ class PendingGet:
     def _send_repairs(self, core: Core, record: bytes, behind: list[bytes]) -> None:
         """Send the merged record to the owners found behind; this node's own row included, a damaged one above all."""
         damaged = self.fold.failures.get(core.node_id) == CorruptRecord.code
-        partition, row_key = core.locate(self.bucket, self.key)
         for node in behind:
             core.count("read_repairs")
             if node == core.node_id:
-                self._repair_here(core, row_key, partition, record)
+                self._repair_here(core, record)
             else:
                 core.send(node, (m.REPLICATE, core.request_id(), self.bucket, self.key, record, m.PURPOSE_READ_REPAIR, b"", self.time_ms,
                                  core.ring_number, core.ring_hash, self.definition.version, core.durability, bytes(16)))  # fmt: skip
-        if damaged and isinstance(core.rows.load(row_key), CorruptRecord):
+        if damaged and isinstance(core.rows.load(self.row_key), CorruptRecord):
             core.count("rows_restored")
-            status = 0 if standing(core, partition, self.definition) == m.OWNER else 1
-            core.rows.stage(row_key, self.bucket, self.key, record, status, 0, 0)
+            status = 0 if self.standing == m.OWNER else 1
+            core.rows.stage(self.row_key, self.bucket, self.key, record, status, 0, 0)
 
-    def _repair_here(self, core: Core, row_key: bytes, partition: int, record: bytes) -> None:
+    def _repair_here(self, core: Core, record: bytes) -> None:
         try:
-            merge_in(core, row_key, self.bucket, self.key, standing(core, partition, self.definition), record)
+            merge_in(core, self.row_key, self.bucket, self.key, self.standing, record)
         except DynamoError as error:
             core.count(f"read_repair_failed_{type(error).__name__}")
 
@@ -265,44 +272,39 @@ def coordinate_get(core: Core, reply_to: ReplyTo, bucket: bytes, key: bytes, r: 
         check_key(key)
         if len(core.pending) >= core.settings.pending_max:
             raise Unavailable("busy: too many requests in flight on this node; try another or again")
-        definition = core.cluster.bucket(bucket)
-        partition, _ = core.locate(bucket, key)
-        owners = core.owners(partition, definition)
+        place = definition, _, route = core.place(bucket, key)
         required = needed(r, definition.r, core.cluster.r, definition.n or core.cluster.n, core.ring.size)
         owners_required = pr or definition.pr or core.cluster.pr
-        reachable = [node for node in core.ring.preference(partition) if node == core.node_id or core.liveness.up(node)]
-        if len(reachable) < required:
-            raise Unavailable(required=required, received=len(reachable))
-        if sum(node in owners for node in reachable) < owners_required:
-            raise Unavailable(f"pr={owners_required} owners needed", required=owners_required, received=sum(n in owners for n in reachable))
+        if route.reachable < required:
+            raise Unavailable(required=required, received=route.reachable)
+        if route.owners_reachable < owners_required:
+            raise Unavailable(f"pr={owners_required} owners needed", required=owners_required, received=route.owners_reachable)
     except DynamoError as error:
         core.refuse(reply_to, error)
         return
     fold = GetFold(max(required, owners_required), owners_required)
-    pending = PendingGet(core, reply_to, bucket, key, definition, fold, _order(core, owners, reachable), time_ms)
+    pending = PendingGet(core, reply_to, bucket, key, place, fold, _order(core, route), time_ms)
     core.finish_if(pending.request_id, pending.begin(core))
 
 
-def _order(core: Core, owners: tuple[bytes, ...], reachable: list[bytes]) -> list[bytes]:
-    """Whom to ask, in order: this node if it is an owner, the other owners from a random one on, then the fallbacks."""
-    first = [node for node in reachable if node in owners and node != core.node_id]
-    own = [core.node_id] if core.node_id in owners else []
-    if len(first) > 1:
-        turn = core.random.randrange(len(first))
-        first = first[turn:] + first[:turn]
-    return own + first + [node for node in reachable if node not in owners]
+def _order(core: Core, route: Route) -> list[bytes]:
+    """Whom to ask, in order: this node if it is an owner, the other owners from a random one on, then this node and the fallbacks."""
+    peers = route.peers
+    turn = int(core.random.random() * len(peers))
+    if route.owner:
+        return [core.node_id, *peers[turn:], *peers[:turn], *route.fallbacks]
+    return [*peers[turn:], *peers[:turn], core.node_id, *route.fallbacks]
 
 
 def repair_from_peers(core: Core, bucket: bytes, key: bytes) -> None:
     """Read a key whose row here is damaged from the other owners, and put what they hold in its place."""
-    partition, _ = core.locate(bucket, key)
-    owners = core.owners(partition, core.cluster.bucket(bucket))
-    begin_repair(core, bucket, key, [core.node_id, *(node for node in owners if node != core.node_id)], None)
+    _, _, route = core.place(bucket, key)
+    begin_repair(core, bucket, key, [core.node_id, *route.peers], None)
 
 
 def begin_repair(core: Core, bucket: bytes, key: bytes, nodes: list[bytes], done: Callable[[Core, PendingGet], None] | None) -> None:
     """Read a key from these nodes and repair those that are behind; nobody is answered, but `done` is told."""
     time_ms = int(core.settings.suspect_after_s * 1000)
-    pending = PendingGet(core, ReplyTo(None, 0), bucket, key, core.cluster.bucket(bucket), GetFold(len(nodes), 0), nodes, time_ms)
+    pending = PendingGet(core, ReplyTo(None, 0), bucket, key, core.place(bucket, key), GetFold(len(nodes), 0), nodes, time_ms)
     pending.done = done
     core.finish_if(pending.request_id, pending.begin(core))

@@ -13,20 +13,22 @@ from dynamo.membership.failure_detector import FailureDetector
 class Liveness:
     """What this node has heard of each peer, in its own monotonic time."""
 
-    __slots__ = ("_disconnected", "_heard", "detector", "suspected")
+    __slots__ = ("_disconnected", "_heard", "_suspected", "detector", "version")
 
     def __init__(self, heartbeat_interval_s: float) -> None:
         self.detector = FailureDetector(heartbeat_interval_s)
         self._heard: dict[bytes, float] = {}
         self._disconnected: set[bytes] = set()
-        self.suspected: set[bytes] = set()
+        self._suspected: set[bytes] = set()
+        self.version = 0  # grows with every change of opinion
 
     def heard(self, node: bytes, now: float) -> None:
         """A message of the peer arrived."""
         self._heard[node] = now
         self.detector.heard(node, now)
-        if self.suspected:
-            self.suspected.discard(node)
+        if node in self._suspected:
+            self._suspected.discard(node)
+            self.version += 1
 
     def silent_since(self, node: bytes, since: float) -> bool:
         """Whether nothing has been heard of the peer since that time."""
@@ -34,24 +36,27 @@ class Liveness:
 
     def suspect(self, node: bytes) -> None:
         """The peer left a request unanswered."""
-        self.suspected.add(node)
+        self._suspected.add(node)
+        self.version += 1
 
     def connected(self, node: bytes) -> None:
         """The driver has a connection to the peer."""
         self._disconnected.discard(node)
-        self.suspected.discard(node)
+        self._suspected.discard(node)
+        self.version += 1
 
     def disconnected(self, node: bytes) -> None:
         """The driver has no connection to the peer and could not make one."""
         self._disconnected.add(node)
+        self.version += 1
 
     def up(self, node: bytes) -> bool:
         """Whether the peer is worth asking."""
-        return node not in self._disconnected and node not in self.suspected
+        return node not in self._disconnected and node not in self._suspected
 
     def step(self, nodes: list[bytes], now: float) -> None:
         """Once a heartbeat interval: suspect those whose silence has become too long."""
         self.detector.step(now)
         for node in nodes:
             if self.up(node) and self.detector.suspects(node, now):
-                self.suspected.add(node)
+                self.suspect(node)

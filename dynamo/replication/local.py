@@ -26,9 +26,8 @@ def standing(core: Core, partition: int, definition: BucketDefinition) -> int:
 def receive_replicate(core: Core, source: bytes, message: Message) -> None:
     """Merge a record sent by a coordinator, a repair or a handoff; acknowledge once it is committed."""
     _, request_id, bucket, key, record, purpose, target = message[:7]
-    definition = core.cluster.bucket(bucket)
-    partition, row_key = core.locate(bucket, key)
-    role = standing(core, partition, definition)
+    definition, row_key, route = core.place(bucket, key)
+    role = route.standing
     try:
         records.verify(record)
         if not record or record[1] != definition.record_kind:
@@ -79,9 +78,8 @@ def merge_in(core: Core, row_key: bytes, bucket: bytes, key: bytes, role: int, r
 def receive_read(core: Core, source: bytes, message: Message) -> None:
     """Answer a coordinator's read: the record, or its digest alone where the asker holds the same."""
     _, request_id, bucket, key, digest = message[:5]
-    definition = core.cluster.bucket(bucket)
-    partition, row_key = core.locate(bucket, key)
-    role = standing(core, partition, definition)
+    _, row_key, route = core.place(bucket, key)
+    role = route.standing
     row = core.rows.load(row_key)
     if isinstance(row, DynamoError):
         if isinstance(row, CorruptRecord):

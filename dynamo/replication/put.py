@@ -20,8 +20,8 @@ from dynamo.model.row import OWNED as STATUS_OWNED
 from dynamo.model.row import Row
 from dynamo.replication import tokens
 from dynamo.replication.core import Core, ReplyTo
-from dynamo.replication.local import standing
 from dynamo.replication.quorum import FAILED, MET, PENDING, needed
+from dynamo.replication.routes import Route
 
 MINT_WAIT_MAX = 10_000
 
@@ -221,13 +221,11 @@ def coordinate_put(core: Core, reply_to: ReplyTo, message: Message) -> None:
     try:
         check_bucket(bucket)
         check_key(key)
-        definition = core.cluster.bucket(bucket)
+        definition, row_key, route = core.place(bucket, key)
         if value is not None and len(value) > definition.value_bytes_max:
             raise ValueTooLarge(f"the value has {len(value)} bytes; the bucket allows {definition.value_bytes_max}")
         time, context = tokens.unseal(core.cluster.secret, full_key(bucket, key), definition.record_kind, token or b"")
-        partition, row_key = core.locate(bucket, key)
-        owners = core.owners(partition, definition)
-        required, owners_required, plan = _admit(core, partition, definition, owners, w, pw)
+        required, owners_required = _admit(core, route, definition, w, pw)
         row = core.rows.load(row_key)
         if isinstance(row, DynamoError):
             if row.code == 8:
@@ -245,7 +243,7 @@ def coordinate_put(core: Core, reply_to: ReplyTo, message: Message) -> None:
         error.maybe_applied = False
         core.refuse(reply_to, error)
         return
-    _stage(core, row_key, bucket, key, row, record, dot, standing(core, partition, definition))
+    _stage(core, row_key, bucket, key, row, record, dot, route.standing)
     shown, unseen = records.token_context(record, context, *dot)
     sealed = tokens.seal(core.cluster.secret, full_key(bucket, key), definition.record_kind, _time_of(record, definition), shown)
     request_id = core.request_id()
@@ -253,8 +251,8 @@ def coordinate_put(core: Core, reply_to: ReplyTo, message: Message) -> None:
     frame = (m.REPLICATE, request_id, bucket, key, record, m.PURPOSE_WRITE, b"", time_ms, core.ring_number, core.ring_hash,
              definition.version, core.durability, operation)  # fmt: skip
     reply = (m.PUT_REPLY, 0, core.ring_number, core.ring_hash, sealed, dot[0], dot[1], unseen)
-    fold = PutFold(required, owners_required, owners, core.durability)
-    pending = PendingPut(core, reply_to, fold, plan, frame, reply, core.now + seconds, row_key)
+    fold = PutFold(required, owners_required, route.owners, core.durability)
+    pending = PendingPut(core, reply_to, fold, list(route.fallbacks), frame, reply, core.now + seconds, row_key)
     pending.begin(core)
     held = core.rows.held(row_key)
     if held is None:  # a retry of an operation that is committed here already
@@ -263,22 +261,17 @@ def coordinate_put(core: Core, reply_to: ReplyTo, message: Message) -> None:
         held.wakes.append((request_id, None))
 
 
-def _admit(core: Core, partition: int, definition: BucketDefinition, owners: tuple[bytes, ...], w: int, pw: int) -> tuple[int, int, list[bytes]]:
-    """(W, PW, fallbacks in order), or Unavailable while too few nodes can be reached at all."""
+def _admit(core: Core, route: Route, definition: BucketDefinition, w: int, pw: int) -> tuple[int, int]:
+    """(W, PW), or Unavailable while too few nodes can be reached at all."""
     if len(core.pending) >= core.settings.pending_max:
         raise Unavailable("busy: too many requests in flight on this node; try another or again")
-    n = definition.n or core.cluster.n
-    required = needed(w, definition.w, core.cluster.w, n, core.ring.size)
+    required = needed(w, definition.w, core.cluster.w, definition.n or core.cluster.n, core.ring.size)
     owners_required = pw or definition.pw or core.cluster.pw
-    preference = core.ring.preference(partition)
-    reachable = [node for node in preference if node == core.node_id or core.liveness.up(node)]
-    if len(reachable) < required:
-        raise Unavailable(required=required, received=len(reachable))
-    owners_reachable = sum(node in owners for node in reachable)
-    if owners_reachable < owners_required:
-        raise Unavailable(f"pw={owners_required} owners needed, {owners_reachable} reachable", required=owners_required,
-                          received=owners_reachable)  # fmt: skip
-    return required, owners_required, [node for node in reachable if node not in owners and node != core.node_id]
+    if route.reachable < required:
+        raise Unavailable(required=required, received=route.reachable)
+    if route.owners_reachable < owners_required:
+        raise Unavailable(f"pw={owners_required} owners needed", required=owners_required, received=route.owners_reachable)
+    return required, owners_required
 
 
 def _new_record(

@@ -93,10 +93,13 @@ class Replica:
         """Take a batch of well-formed messages."""
         core = self.core
         core.now = now
+        last: Source | None = None
         for source, message in batch:
             kind = message[0]
             if type(source) is bytes:
-                core.liveness.heard(source, now)
+                if source != last:
+                    last = source
+                    core.liveness.heard(source, now)
                 if kind in _REPLIES:
                     fold = core.pending.get(message[1])
                     if fold is not None and fold.on_reply(core, source, message):
