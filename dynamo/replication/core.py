@@ -46,7 +46,7 @@ class Settings:
     request_time_s_max: float = 60.0  # the longest a request may stay pending, whatever its client asked
     pending_max: int = 20_000  # requests in flight; beyond it new ones are refused as busy
     operations_max: int = 20_000  # operation ids remembered against retries
-    record_bytes_max: int = 4 << 20  # a client's put that grows a record past this is refused
+    record_bytes_max: int = 2 << 20  # a client's put that grows a record past this is refused; four sides of a partition still fit into a frame
     keys_per_request_max: int = 1024
     handoff_window: int = 64  # rows handed over at a time
     handoff_retry_s: float = 2.0

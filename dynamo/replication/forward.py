@@ -41,12 +41,14 @@ class PendingForward:
             if core.liveness.up(node):
                 self.asked = node
                 self.started = core.now
-                remaining_ms = max(1, int((self.deadline - core.now) * 1000))
-                core.send(node, (m.FORWARD, self.request_id, (*self.message[:9], remaining_ms, *self.message[10:])))
+                core.send(node, (m.FORWARD, self.request_id, self._with_time_left(core)))
                 core.deadlines.add(core.now, core.settings.suspect_after_s, self.request_id)
                 return False
-        coordinate_put(core, self.reply_to, self.message)
+        coordinate_put(core, self.reply_to, self._with_time_left(core))
         return True
+
+    def _with_time_left(self, core: Core) -> Message:
+        return (*self.message[:9], max(1, int((self.deadline - core.now) * 1000)), *self.message[10:])
 
     def on_reply(self, core: Core, source: bytes, message: Message) -> bool:
         if message[0] != m.FORWARD_REPLY:
