@@ -34,6 +34,7 @@ class Engine(Protocol):
     @property
     def read(self) -> Read: ...
     def scan(self, table: Literal["objects", "hints"], start: bytes, stop: bytes | None, limit: int, /) -> list[tuple[bytes, bytes]]: ...
+    def count(self, table: Literal["objects", "hints"], /) -> int: ...
     def commit(self, group: Group) -> None: ...
     def refresh(self) -> None: ...
 
@@ -55,6 +56,7 @@ class Assembly:
         """The membership has been started: it knows this node's address. `commits(notify)`: see `Reactor`."""
         self._membership = membership
         self._random = random
+        self._engine = engine
         self._spread = Spread(membership)
         self.replica = Replica(
             Settings(),
@@ -103,6 +105,8 @@ class Assembly:
             **self.reactor.counters,
             **core.counters,
             "requests_pending": len(core.pending),
+            "rows": self._engine.count("objects"),
+            "hints": self._engine.count("hints"),
             "members": len(self._membership.members),
             "ring_number": core.ring_number,
         }

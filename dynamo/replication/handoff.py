@@ -103,7 +103,7 @@ class Handoff:
         while self._partitions and self._in_flight < core.settings.handoff_window:
             prefix = self._partitions[-1].to_bytes(2, "big")
             stop = (self._partitions[-1] + 1).to_bytes(3, "big")[1:] if self._partitions[-1] < 0xFFFF else None
-            rows = core.scan(max(self._cursor, prefix), stop, core.settings.handoff_window - self._in_flight)
+            rows = core.scan_background(max(self._cursor, prefix), stop, core.settings.handoff_window - self._in_flight)
             for row_key, data in rows:
                 self._send(core, row_key, data)
             if rows:

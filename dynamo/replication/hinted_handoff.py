@@ -101,7 +101,11 @@ class Hints:
         if room <= 0 or (core.rows.in_flight is not None and not self.owed.get(target)):
             return
         start = self._cursor.get(target, target)
-        page = self._scan(start, _behind(target), room)
+        try:
+            page = self._scan(start, _behind(target), room)
+        except DynamoError:
+            core.count("background_reads_failed")
+            return
         for key, value in page:
             if core.rows.hint(key) != b"":
                 self._send(core, target, value[4:] or key[_TARGET_BYTES:])
@@ -148,7 +152,11 @@ class Hints:
         staged = core.rows.hint(key)
         if staged is not None:
             return staged or None
-        found = self._scan(key, key + b"\0", 1)
+        try:
+            found = self._scan(key, key + b"\0", 1)
+        except DynamoError:
+            core.count("background_reads_failed")
+            return None  # a hint that is written again does no harm
         return found[0][1] if found else None
 
     def _note(self, key: bytes, value: bytes, by: int) -> None:

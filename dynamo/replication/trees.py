@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dynamo._core import merkle
 from dynamo._core import ring as ring_kernel
-from dynamo.errors import CorruptRecord
+from dynamo.errors import CorruptRecord, DynamoError
 from dynamo.model.key import ROW_KEY_BYTES_MAX, split_row_key
 from dynamo.model.row import decode_row
 from dynamo.replication.core import Core
@@ -72,7 +72,11 @@ class Trees:
             return
         if self._ring_hash is None:
             self._ring_hash = core.ring_hash
-        page = core.scan(self._cursor + b"\0" if self._cursor else b"", None, core.settings.tree_slice_rows)
+        try:
+            page = core.scan(self._cursor + b"\0" if self._cursor else b"", None, core.settings.tree_slice_rows)
+        except DynamoError:
+            core.count("background_reads_failed")
+            return  # the next slice begins at the same place
         for row_key, data in page:
             place, leaf = self._locate(core, row_key)
             if place is not None:
@@ -91,7 +95,7 @@ class Trees:
         """The committed rows of some leaves, by leaf."""
         found: dict[int, list[Entry]] = {leaf: [] for leaf in leaves}
         start, stop = partition.to_bytes(2, "big"), (partition + 1).to_bytes(3, "big")[-2:] if partition < 0xFFFF else None
-        while page := core.scan(start, stop, core.settings.tree_slice_rows):
+        while page := core.scan_background(start, stop, core.settings.tree_slice_rows):
             for row_key, data in page:
                 place, leaf = self._locate(core, row_key)
                 if leaf in leaves and place == (n, partition):

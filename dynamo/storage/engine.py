@@ -35,6 +35,9 @@ class StorageEngine(Protocol):
         A page shorter than `limit` is the last one; the next page starts at the last key + b"\\0".
         """
 
+    def count(self, table: Table) -> int:
+        """How many rows the table has."""
+
     def refresh(self) -> None:
         """Drop the read snapshot: the next read sees the newest commit."""
 

@@ -91,6 +91,14 @@ class LmdbEngine:
             self.refresh()
             raise StorageFailed(str(error)) from error
 
+    def count(self, table: Table) -> int:
+        rows_of = self._objects if table == "objects" else self._hints
+        try:
+            return int((self._reader or self._begin_reading()).stat(rows_of)["entries"])
+        except lmdb.Error as error:
+            self.refresh()
+            raise StorageFailed(str(error)) from error
+
     def refresh(self) -> None:
         # py-lmdb has no reset and renew: a transaction that was aborted and let go of is the spare that begin() takes.
         reader, self._reader = self._reader, None

@@ -68,6 +68,9 @@ class MemoryEngine:
         last = len(keys) if stop is None else bisect_left(keys, stop)
         return [(key, rows.rows[key]) for key in keys[first : min(last, first + limit)]]
 
+    def count(self, table: Table) -> int:
+        return len((self._objects if table == "objects" else self._hints).rows)
+
     def refresh(self) -> None:
         """Nothing to drop: every read sees the newest commit."""
 
