@@ -102,8 +102,7 @@ class AntiEntropy:
         if len(leaves) > _LEAVES_PER_REQUEST or any(not 0 <= leaf < merkle.LEAVES for leaf in leaves):
             raise InvalidRequest(f"at most {_LEAVES_PER_REQUEST} leaves in one request")
         place = n, _owned(core, n, partition)
-        self._trees.recompute(core, place, list(leaves))
-        entries = self._trees.entries(core, *place, frozenset(leaves))
+        entries = self._trees.listed(core, place, list(leaves))
         return tuple((bucket, key, digest[:_PREFIX]) for leaf in sorted(entries) for bucket, key, digest in entries[leaf])
 
 
@@ -177,8 +176,7 @@ class PendingExchange:
             return self._next_tree(core)
         n, partition = self._place
         asked, self._leaves = self._leaves[:_LEAVES_PER_REQUEST], self._leaves[_LEAVES_PER_REQUEST:]
-        self._trees.recompute(core, self._place, asked)
-        mine = self._trees.entries(core, n, partition, frozenset(asked))
+        mine = self._trees.listed(core, self._place, asked)
         self._mine = {(bucket, key): digest[:_PREFIX] for rows in mine.values() for bucket, key, digest in rows}
         self._ask(core, (m.TREE_KEYS, self.request_id, partition, n, tuple(asked)))
         return False

@@ -54,7 +54,9 @@ class PendingForward:
         if message[0] != m.FORWARD_REPLY:
             return False
         reply = message[2]
-        if reply[0] == m.ERROR and reply[2] in _TRY_ELSEWHERE and not reply[4] and source == self.asked:
+        if reply[0] == m.ERROR and source != self.asked:
+            return False  # of a node asked before, come late or twice: it says nothing about what the one asked now did
+        if reply[0] == m.ERROR and reply[2] in _TRY_ELSEWHERE and not reply[4]:
             return self._go_on(core)  # refused before anything happened there
         if reply[0] == m.ERROR and self.reply_to.maybe_applied:
             reply = (*reply[:4], True, *reply[5:])

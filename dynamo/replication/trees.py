@@ -61,7 +61,7 @@ class Trees:
                 continue
             self.get(*place).update(leaf, b"" if before == NO_DIGEST else before, b"" if after == NO_DIGEST else after)
         for place, leaves in unknown.items():  # last: a leaf is then read with all of this commit in it
-            self.recompute(core, place, leaves)
+            self.listed(core, place, leaves)
 
     def step(self, core: Core) -> None:
         """Read the next slice of rows."""
@@ -108,16 +108,15 @@ class Trees:
             start = page[-1][0] + b"\0"
         return found
 
-    def recompute(self, core: Core, place: Place, leaves: list[int]) -> int:
-        """Make leaves what their rows say; how many were something else."""
-        if core.rows.in_flight is not None:
-            return 0  # the rows may be ahead of the tree by that group
+    def listed(self, core: Core, place: Place, leaves: list[int]) -> dict[int, list[Entry]]:
+        """The committed rows of some leaves, which are made what those rows say: one that was something else is counted."""
         entries = self.entries(core, *place, frozenset(leaves))
-        tree = self.get(*place)
-        changed = sum(tree.set_leaf(leaf, [digest for _, _, digest in rows]) for leaf, rows in entries.items())
-        if changed:
-            core.count("leaves_recomputed", changed)
-        return changed
+        if core.rows.in_flight is None:  # else the rows may be ahead of the tree by that group
+            tree = self.get(*place)
+            changed = sum(tree.set_leaf(leaf, [digest for _, _, digest in rows]) for leaf, rows in entries.items())
+            if changed:
+                core.count("leaves_recomputed", changed)
+        return entries
 
     def _locate(self, core: Core, row_key: bytes) -> tuple[Place | None, int]:
         """(the tree a row belongs to, None where this node does not own it; its leaf)."""
