@@ -3,9 +3,9 @@
 The distribution is `dynamo-kv`, its package is `dynamo`, and others install under that import name too: `ai-dynamo` puts parts of a
 namespace there (`dynamo/runtime`, `dynamo/_core.abi3.so`, no `__init__.py`). What can happen, and what is done about it:
 
-    a module or package `dynamo` comes before ours on sys.path       nothing of ours would run: `main` refuses, and says whose it is
-    our files were overwritten, or removed with another distribution an import fails within `dynamo`: `main` refuses likewise
-    foreign files lie in our directory and harm none of ours         ours works, theirs may not: `neighbours`, for commands that can wait
+    another package or module `dynamo` comes first on sys.path, or was written over ours    `main` refuses to run it, and says whose it is
+    files within ours were overwritten, or removed with another distribution               an import fails: `main` says likewise
+    foreign files lie in our directory and harm none of ours                               ours works, theirs may not: `neighbours`
 
 A namespace elsewhere on sys.path changes nothing: Python prefers a package with an `__init__.py`, wherever it is.
 """
@@ -55,18 +55,18 @@ def neighbours() -> str | None:
 def _misled() -> str | None:
     """Where the import name leads, if not to our package. It looks without importing: who knows what that would run."""
     spec = find_spec(PACKAGE)
-    if spec is not None and spec.origin is not None:
+    if spec is None or spec.origin is None:
+        found = f"{', '.join(spec.submodule_search_locations or ())}, without an __init__.py" if spec else "nothing"
+        why = f"Files of {DISTRIBUTION} are missing, perhaps removed with another distribution that had written over them: reinstall it."
+    else:
         with open(spec.origin, "rb") as file:
             if _MARK in file.read(4096):
                 return None
-        found = spec.origin
-    elif spec is not None and spec.submodule_search_locations:
-        found = f"{', '.join(spec.submodule_search_locations)}, without an __init__.py"
-    else:
-        found = "nothing"
-    others = _claimants()
-    whose = f"{_listing(others)} under this name." if others else "No installed distribution says that it is its own; look at PYTHONPATH."
-    return f"the import name {PACKAGE} leads to {found}, not to the package of {DISTRIBUTION}. {whose}"
+        found = f"{spec.origin}, which is not of {DISTRIBUTION}"
+        why = "No installed distribution says that it is its own; look at PYTHONPATH."
+    if others := _claimants():
+        why = f"{_listing(others)} under this name."
+    return f"the import name {PACKAGE} leads to {found}. {why}"
 
 
 def _claimants(ours: bool = False) -> dict[str, list[str]]:

@@ -17,7 +17,7 @@ from setuptools import Distribution, Extension, setup
 from setuptools.errors import BaseError, CCompilerError
 
 # dynamo/_core/_NAME_c.pyx. dynamo/_core/__init__.py has the same list; a test compares both with the files.
-COMPILED = ("record", "ring", "frame", "merkle")
+COMPILED = ("record", "ring", "frame", "merkle", "histogram")
 
 
 def extensions(choice: str) -> list[Extension]:

@@ -134,8 +134,8 @@ class Build:
         self.pip(python, "install", wheel, *self.table["test-requires"])
         said = run(python, self.source / "ci" / "try_wheel.py", target.core)
         shutil.copy(wheel, self.done)
-        version, *_, tests = said.strip().splitlines()
-        return f"{target.name}: {policy}; {version}; 3 nodes: put, got and ended; {tests}"
+        told = [line for line in said.splitlines() if line.startswith(("version=", "3 nodes")) or " passed" in line]
+        return f"{target.name}: {policy}; {'; '.join(told)}"
 
     def tag(self, wheel: Path, into: Path) -> tuple[Path, str]:
         """The wheel under the most general tag it fits, and that tag; itself where there is none but this machine's."""

@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 __distribution__ = "dynamo-kv"  # others install a `dynamo`, too: `dynamo_kv` knows ours by this line, before it imports anything
 
 _MODULES = {
+    "AsyncClient": "dynamo.client.aio",
     "Client": "dynamo.client",
     "open": "dynamo.store",
     "Store": "dynamo.store",
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from dynamo.api import Result as Result
     from dynamo.api import Sibling as Sibling
     from dynamo.client import Client as Client
+    from dynamo.client.aio import AsyncClient as AsyncClient
     from dynamo.config import NodeConfig as NodeConfig
     from dynamo.errors import ConfigError as ConfigError
     from dynamo.errors import ConflictError as ConflictError

@@ -337,6 +337,6 @@ _CHECKS: dict[str, Check] = {
 _BUCKET_CHECKS: dict[str, Check] = {
     "kind": _one_of(*KINDS),
     **{name: _optional(_CHECKS[name]) for name in ("n", "r", "w", "pr", "pw")},
-    "value_bytes_max": _whole(1, 64 * 1024 * 1024),
+    "value_bytes_max": _whole(1, 1984 * 1024),
     "siblings_max": _whole(1, 10_000),
 }

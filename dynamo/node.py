@@ -2,6 +2,7 @@
 
     async with dynamo.Node(dynamo.NodeConfig(data="n1", listen="127.0.0.1:0")) as node:
         await node.ready()
+        await node.set("alice", b"1 book")
 
 Starting goes in this order, and each step before the last may fail with a typed error: open and lock the data directory, bind the
 listening address, learn the cluster (from the directory, from `join`, or found one), begin a new incarnation, make identity, membership and
@@ -17,10 +18,15 @@ import socket
 from collections.abc import Callable
 from random import Random
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import trio
 
+from dynamo.client import verbs
+from dynamo.client.addresses import seconds
+from dynamo.client.local import LocalCalls
+from dynamo.client.verbs import Place, Verb
+from dynamo.client.verbs_async import AsyncVerbsOfDefault
 from dynamo.config import NodeConfig
 from dynamo.errors import ConfigError, ConnectionFailed, DynamoError
 from dynamo.membership.members import Membership
@@ -36,16 +42,21 @@ from dynamo.wire.hello import FORMAT_MAX
 
 DRAIN_S = 5.0
 HURRIED_DRAIN_S = 1.0  # when the program around the node is being cancelled
+VERB_TIMEOUT_S = 5.0  # of a verb that is called without one
 RETURN_TIMEOUT_S = 0.0  # a node that has its cluster asks `join` once, to see whether it is still the same
 
+T = TypeVar("T")
 _log = logging.getLogger("dynamo.node")
 
 
-class Node:
-    """A member of a cluster. Raises on entering: ConfigError (directory, address, another cluster), ConnectionFailed (nobody to join)."""
+class Node(AsyncVerbsOfDefault):
+    """A member of a cluster, with the verbs of `AsyncClient` for the program it is in: they reach its replica without a socket, from any task of
+    this Trio run. Raises on entering: ConfigError (directory, address, another cluster), ConnectionFailed (nobody to join)."""
 
     def __init__(self, config: NodeConfig) -> None:
         self.config = config
+        self._place = Place.named("default")
+        self._calls: LocalCalls | None = None
         self.address = ""
         self.name = ""
         self._random = Random(int.from_bytes(os.urandom(32), "big"))
@@ -71,9 +82,10 @@ class Node:
         except BaseException:
             self._directory.close(self._directory.clean)  # nothing was minted, so it is as clean as it was
             raise
+        self._calls = LocalCalls(self._parts.reactor.open_local)
         self._manager = trio.open_nursery()
         self._nursery = await self._manager.__aenter__()
-        self._nursery.start_soon(self._run)
+        self._nursery.start_soon(self._react)
         self._nursery.start_soon(self._be_known)
         return self
 
@@ -112,6 +124,15 @@ class Node:
     def metrics(self) -> dict[str, Any]:
         """Counts since the start, by name."""
         return self._parts.metrics()
+
+    def __repr__(self) -> str:
+        return f"<Node {self.name} at {self.address}>" if self.address else f"Node({self.config!r})"
+
+    async def _run(self, verb: Verb[T], timeout: float | None) -> T:
+        calls, deadline = self._calls, trio.current_time() + (VERB_TIMEOUT_S if timeout is None else seconds(timeout))
+        if calls is None:
+            raise RuntimeError("the node is not running; its verbs work within `async with`")
+        return await verbs.run_async(verb, lambda request: calls.call(request, deadline))
 
     # --- starting -----------------------------------------------------------------------------------------------------------------
 
@@ -164,13 +185,11 @@ class Node:
         def commits(notify: Callable[[], None]) -> Commits:
             return CommitThread(engine, notify) if durability == "synced" else InlineCommits(engine)
 
-        return Assembly(
-            self._cluster, self._membership, self._actor, engine, commits, DURABILITIES[durability], listener, self._random
-        )
+        return Assembly(self._cluster, self._membership, self._actor, engine, commits, DURABILITIES[durability], listener, self._random)
 
     # --- running ------------------------------------------------------------------------------------------------------------------
 
-    async def _run(self) -> None:
+    async def _react(self) -> None:
         """The reactor; if it fails the node is no more, and the block around it ends with that error."""
         with self._scope:
             async with trio.open_nursery() as nursery:

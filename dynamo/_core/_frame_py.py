@@ -42,7 +42,7 @@ _CLAIMED_ELEMENTS_MAX = 1 << 20
 _pack: Callable[[Any], bytes] = msgpack.Packer(use_bin_type=True, autoreset=True).pack
 
 # What a first byte means.
-_ITSELF = {**{head: head for head in range(0x80)}, **{head: head - 256 for head in range(0xE0, 0x100)}, 0xC0: None, 0xC2: False, 0xC3: True}
+_ITSELF = {**{head: head - 256 for head in range(0xE0, 0x100)}, 0xC0: None, 0xC2: False, 0xC3: True}
 _NUMBERS = {0xCA: ">f", 0xCB: ">d", 0xCC: ">B", 0xCD: ">H", 0xCE: ">I", 0xCF: ">Q", 0xD0: ">b", 0xD1: ">h", 0xD2: ">i", 0xD3: ">q"}
 _NUMBER = {head: (Struct(form).unpack_from, Struct(form).size) for head, form in _NUMBERS.items()}
 # Bytes of the length that follows; none where it is part of the first byte.
@@ -182,8 +182,8 @@ class _Decoder:
                 raise ProtocolError("a value is cut short")
             head = data[at]
             at += 1
-            if head in _ITSELF:
-                values.append(_ITSELF[head])
+            if head < 0x80:
+                values.append(head)
             elif head in _BYTES:
                 size, at = self._length(at, stop, _BYTES[head])
                 if size > stop - at:
@@ -196,6 +196,8 @@ class _Decoder:
                     raise ProtocolError("a number is cut short")
                 values.append(number(data, at)[0])
                 at += size
+            elif head in _ITSELF:
+                values.append(_ITSELF[head])
             else:
                 value, at = self._larger(head, at, stop, nesting)
                 values.append(value)

@@ -6,6 +6,7 @@ three. Commands are imported when they are used: `dynamo get` is felt at a promp
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -32,6 +33,8 @@ _COMMANDS = {
     "put": "dynamo.cli.keys",
     "set": "dynamo.cli.keys",
     "delete": "dynamo.cli.keys",
+    "scan": "dynamo.cli.scan",
+    "stats": "dynamo.cli.cluster",
     "cluster": "dynamo.cli.cluster",
     "ring": "dynamo.cli.cluster",
 }
@@ -74,6 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         applied = "; the write may have been applied, or may be yet" if error.maybe_applied else ""
         print(f"dynamo: {error}{applied}", file=sys.stderr)
         return exit_code(error)
+    except BrokenPipeError:  # the reader of stdout, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter would complain when it flushes
+        return FAILED
     return code if isinstance(code, int) else OK
 
 

@@ -1,4 +1,4 @@
-"""What the cluster looks like from one of its nodes: `cluster status`, `ring preflist`."""
+"""What the cluster looks like from one of its nodes: `cluster status`, `ring preflist`; and the node itself: `stats`."""
 
 from __future__ import annotations
 
@@ -54,6 +54,21 @@ def preflist(key: bytes, bucket: str, form: str, at: tuple[str, ...], timeout: f
     write_table([[f"position={document['position']}", f"partition={document['partition']}"]])
     rows = [(role.removesuffix("s"), node["name"], node["address"]) for role, nodes in roles.items() for node in nodes]
     write_table([("role", "name", "address"), *rows])
+    return OK
+
+
+@click.command("stats", short_help="Print the counters of a node.")
+@options.output("table", "json")
+@options.at
+def stats_command(form: str, at: tuple[str, ...], timeout: float) -> int:
+    """Print what the asked node has counted since its start. Of several nodes in --at, one answers. Names may come and go."""
+    with options.client(at, timeout) as client:
+        document = client.stats()
+    if form == "json":
+        write_json(document)
+    else:
+        told = {name: document.pop(name) for name in ("node", "address")}
+        write_table([(name, str(value)) for name, value in [*told.items(), *sorted(document.items())]])
     return OK
 
 

@@ -18,7 +18,7 @@ from dynamo.errors import ConfigError, InvalidContext
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-def _bytes(ctx: click.Context, param: click.Parameter, value: str) -> bytes:
+def as_bytes(ctx: click.Context, param: click.Parameter, value: str) -> bytes:
     """An argument as the bytes the shell passed: keys and values need not be text."""
     return os.fsencode(value)
 
@@ -67,7 +67,7 @@ def output(*formats: str) -> Callable[[Command], Command]:
 
 bucket = click.option("-b", "--bucket", default="default", show_default=True, help="Bucket the key is in.")
 context = click.option("--context", metavar="TOKEN", callback=_token, help="Replace what this token covers: the one a get or put of the key printed.")
-key = click.argument("key", callback=_bytes)
+key = click.argument("key", callback=as_bytes)
 value = click.argument("value", callback=_bytes_or_stdin)
 
 

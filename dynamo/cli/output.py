@@ -31,6 +31,14 @@ def write_table(rows: Sequence[Sequence[str]]) -> None:
         write(line.rstrip().encode() + b"\n")
 
 
+def line(*cells: bytes) -> bytes:
+    """Cells on one line, with tabs between them; what would break the line, or is no text, is escaped as in Python."""
+    return "\t".join(cell.decode("utf-8", "backslashreplace").translate(_ESCAPED) for cell in cells).encode() + b"\n"
+
+
+_ESCAPED = {code: repr(chr(code))[1:-1] for code in (*range(32), 127)}
+
+
 def talk(text: str) -> None:
     """Say something to the person at the prompt."""
     print(text, file=sys.stderr)

@@ -16,9 +16,9 @@ from typing import Any, TypeVar
 from dynamo.api.codec import Codec
 from dynamo.api.result import Resolver
 from dynamo.client import verbs
+from dynamo.client.addresses import parse_addresses, seconds
 from dynamo.client.connection import Connection
 from dynamo.client.core import Attempts, Request, RetryPolicy
-from dynamo.client.addresses import parse_addresses, seconds
 from dynamo.client.pool import Pool
 from dynamo.client.verbs import Key, Place, Verb
 from dynamo.client.verbs_blocking import Verbs

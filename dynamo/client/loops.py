@@ -10,8 +10,7 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from importlib import import_module
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
 
@@ -54,8 +53,16 @@ def running() -> Loop:
     """The loop that runs the calling task. Raises RuntimeError outside of one."""
     trio = sys.modules.get("trio")  # who has not imported it does not run it
     if trio is not None and trio.lowlevel.in_trio_task():
-        return cast(Loop, import_module("dynamo.client.loop_trio"))
-    asyncio = sys.modules.get("asyncio")
-    if asyncio is not None and asyncio._get_running_loop() is not None:
-        return cast(Loop, import_module("dynamo.client.loop_asyncio"))
+        from dynamo.client import loop_trio
+
+        return loop_trio
+    if "asyncio" in sys.modules:
+        from dynamo.client import loop_asyncio
+
+        try:
+            loop_asyncio.identity()
+        except RuntimeError:
+            pass  # imported, and not running here
+        else:
+            return loop_asyncio
     raise RuntimeError("an AsyncClient is used within a running event loop, of Trio or asyncio; without one there is dynamo.Client")

@@ -13,6 +13,7 @@ from dynamo.client.core import Request
 from dynamo.client.verbs import Key, Place, Verb
 from dynamo.errors import InvalidRequest, ProtocolError
 from dynamo.model import messages as m
+from dynamo.model.key import check_key
 
 _LIMIT_MAX = (1 << 32) - 1
 
@@ -21,13 +22,15 @@ class Scan:
     """Run `page` until `done`; what a page may raise leaves the scan where it was."""
 
     def __init__(self, place: Place, prefix: Key, limit: int | None, cursor: str | bytes | None) -> None:
-        """Raises TypeError, ValueError (limit) or InvalidRequest (a text that is no cursor)."""
+        """Raises TypeError, ValueError (limit), KeyTooLong (prefix) or InvalidRequest (a text that is no cursor)."""
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):
             raise ValueError(f"limit is a number of keys, not {limit!r}; leave it out for all")
         if not isinstance(prefix, str | bytes | bytearray | memoryview):
             raise TypeError(f"a prefix is str or bytes, not {type(prefix).__name__}")
         self._place = place
         self._prefix = prefix.encode("utf-8") if isinstance(prefix, str) else bytes(prefix)
+        if self._prefix:
+            check_key(self._prefix)
         self._left = limit
         self._cursor = _parse(cursor)
         self.done = limit == 0

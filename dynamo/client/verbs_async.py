@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import AsyncIterator, Iterable
 from typing import Any, TypeVar
 
@@ -44,9 +45,7 @@ class AsyncVerbs:
         """Replace what the coordinating node holds, unread, in one round trip."""
         return await self._run(verbs.write(self._place, key, value, None, MODE_SET, w, pw, new_operation()), timeout)
 
-    async def delete(
-        self, key: Key, *, context: Token = None, blind: bool = False, w: int | None = None, timeout: float | None = None
-    ) -> Context:
+    async def delete(self, key: Key, *, context: Token = None, blind: bool = False, w: int | None = None, timeout: float | None = None) -> Context:
         """Delete what the context covers, or, with `blind=True`, what a read shows now. Neither: TypeError."""
         return await self._run(verbs.delete(self._place, key, context, blind, w, new_operation()), timeout)
 
@@ -58,9 +57,7 @@ class AsyncVerbs:
         """Read many keys; what went wrong with one stands in its place."""
         return await self._run(many.get_many(self._place, keys), timeout)
 
-    async def put_many(
-        self, mapping: Values, *, contexts: Tokens | None = None, timeout: float | None = None
-    ) -> dict[bytes, Context | DynamoError]:
+    async def put_many(self, mapping: Values, *, contexts: Tokens | None = None, timeout: float | None = None) -> dict[bytes, Context | DynamoError]:
         """Put many keys, each under its context where one is given; what went wrong with one stands in its place."""
         return await self._run(many.put_many(self._place, mapping, contexts, MODE_PUT, new_operation), timeout)
 
@@ -72,12 +69,34 @@ class AsyncVerbs:
         self, prefix: Key = b"", *, limit: int | None = None, cursor: str | bytes | None = None, timeout: float | None = None
     ) -> AsyncIterator[Result]:
         """The keys that begin with `prefix` and have live values, each once; `timeout` is for one page. A result's `cursor` resumes behind it."""
-        return self._pages(Scan(self._place, prefix, limit, cursor), timeout)
+        return AsyncResults(self, Scan(self._place, prefix, limit, cursor), timeout)
 
-    async def _pages(self, scan: Scan, timeout: float | None) -> AsyncIterator[Result]:
-        while not scan.done:
-            for result in await self._run(scan.page(), timeout):
-                yield result
+
+class AsyncResults:
+    """The results of a scan. No generator: one that is left in the middle would have to be closed, and here there is nothing to close."""
+
+    def __init__(self, verbs: AsyncVerbs, scan: Scan, timeout: float | None) -> None:
+        self._verbs = verbs
+        self._scan = scan
+        self._timeout = timeout
+        self._page: deque[Result] = deque()
+        self._asking = False
+
+    def __aiter__(self) -> AsyncResults:
+        return self
+
+    async def __anext__(self) -> Result:
+        if self._asking:
+            raise RuntimeError("one task at a time takes the results of a scan")
+        while not self._page:
+            if self._scan.done:
+                raise StopAsyncIteration
+            self._asking = True
+            try:
+                self._page.extend(await self._verbs._run(self._scan.page(), self._timeout))
+            finally:
+                self._asking = False
+        return self._page.popleft()
 
 
 class AsyncVerbsOfDefault(AsyncVerbs):

@@ -1,57 +1,64 @@
-"""How many requests may be under way on one connection: bounded in number, and in the bytes that their answers are likely to have. Sans-IO.
-
-A node cuts off whoever lets 16 MiB of answers pile up, and a hundred gets of a megabyte, sent at once, are answered at once. Nobody can know the
-size of an answer before; but a client mostly asks for more of what it had. So the answers of each type are remembered by their largest recent
-size, and as many requests go out as would be answered in half of what the node allows. A connection that broke under its requests lets fewer
-through afterwards, and each answer makes room again.
-"""
+"""How many requests may be under way on one connection, in number and in bytes; the others wait their turn. A node bounds the answers."""
 
 from __future__ import annotations
 
-from dynamo.model import messages as m
+from collections import deque
+
+from dynamo.client.loops import Event, Loop
+from dynamo.errors import DynamoError
 
 REQUESTS_MAX = 256
-BYTES_MAX = 8 << 20
-_FIRST_GUESS = {m.GET: 16 << 10, m.GET_MANY: 1 << 20, m.SCAN: 1 << 20}
-_OTHER_GUESS = 1 << 10
-_FORGET = 0.97  # of a large answer, with each smaller one after it
+BYTES_MAX = 16 << 20
 
 
 class Window:
-    """Of the connections to one node, one after the other."""
+    """First come, first served."""
 
-    def __init__(self) -> None:
-        self.requests = 0
-        self.bytes = 0.0
-        self._limit = float(REQUESTS_MAX)
-        self._expected: dict[int, float] = dict(_FIRST_GUESS)
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._requests = 0
+        self._bytes = 0
+        self._queue: deque[tuple[int, Event]] = deque()
+        self._closed: DynamoError | None = None
 
-    def cost(self, kind: int, frame_bytes: int) -> float:
-        """Bytes that a request of this type is likely to move."""
-        return frame_bytes + self._expected.get(kind, _OTHER_GUESS)
+    async def enter(self, size: int) -> None:
+        """Wait for room for a request of `size` bytes. Raises what the window was closed with. May be cancelled."""
+        if self._closed is None and not self._queue and self._fits(size):
+            self._begin(size)
+        elif self._closed is None:
+            entry = size, self._loop.event()
+            self._queue.append(entry)
+            try:
+                await entry[1].wait()
+            except BaseException:
+                if entry in self._queue:
+                    self._queue.remove(entry)
+                elif self._closed is None:  # let in, and cancelled in the same moment
+                    self.leave(size)
+                raise
+        if self._closed is not None:
+            raise type(self._closed)(str(self._closed))
 
-    def fits(self, cost: float) -> bool:
-        """Whether another request of this cost may go out; one alone always may."""
-        return not self.requests or (self.requests < self._limit and self.bytes + cost <= BYTES_MAX)
+    def leave(self, size: int) -> None:
+        """A request that was let in has its answer, or was not sent after all."""
+        self._requests -= 1
+        self._bytes -= size
+        # Invariant: who leaves has entered.
+        assert self._requests >= 0 and self._bytes >= 0
+        while self._queue and self._fits(self._queue[0][0]):
+            waiting, let_in = self._queue.popleft()
+            self._begin(waiting)
+            let_in.set()
 
-    def begin(self, cost: float) -> None:
-        """A request goes out."""
-        self.requests += 1
-        self.bytes += cost
+    def close(self, error: DynamoError) -> None:
+        """Let nobody in any more."""
+        self._closed = error
+        while self._queue:
+            self._queue.popleft()[1].set()
 
-    def end(self, cost: float) -> None:
-        """Its answer came, or never will."""
-        self.requests -= 1
-        self.bytes = self.bytes - cost if self.requests else 0.0
-        # Invariant: what ended began.
-        assert self.requests >= 0
+    def _fits(self, size: int) -> bool:
+        return not self._requests or (self._requests < REQUESTS_MAX and self._bytes + size <= BYTES_MAX)
 
-    def answered(self, kind: int, size: float) -> None:
-        """An answer to a request of this type had about this size."""
-        self._limit = min(REQUESTS_MAX, self._limit + 1 / self._limit)
-        self._expected[kind] = max(size, _FORGET * self._expected.get(kind, _OTHER_GUESS))
-
-    def broke(self, requests: int) -> None:
-        """The connection broke with so many requests under way."""
-        if requests > 1:
-            self._limit = max(1.0, min(self._limit, requests) / 4)
+    def _begin(self, size: int) -> None:
+        self._requests += 1
+        self._bytes += size

@@ -19,7 +19,7 @@ from dynamo.model.key import check_bucket
 
 N_MAX = 64
 PARTITIONS_MAX = 65_536  # a row key holds the partition in two bytes
-VALUE_BYTES_MAX = 64 * 1024 * 1024
+VALUE_BYTES_MAX = 1984 * 1024  # a record of one value stays below what a put may make of it, and four such below a frame
 SIBLINGS_MAX = 10_000
 KINDS = {"siblings": record.SIBLINGS, "last_write_wins": record.LAST_WRITE_WINS}
 _U64_MAX = (1 << 64) - 1

@@ -33,7 +33,8 @@ def check_key(key: bytes) -> None:
 def check_bucket(bucket: bytes) -> None:
     """Raises InvalidKey unless the name matches [A-Za-z0-9_.-]{1,64}."""
     if not _BUCKET_NAME.match(bucket):
-        raise InvalidKey(f"bucket name {bucket!r} is not of the form [A-Za-z0-9_.-]{{1,64}}")
+        shown = repr(bucket if len(bucket) <= 80 else bucket[:80] + b"...")  # it may be as long as a frame, and a text four times as long
+        raise InvalidKey(f"bucket name {shown} is not of the form [A-Za-z0-9_.-]{{1,64}}")
 
 
 def full_key(bucket: bytes, key: bytes) -> bytes:

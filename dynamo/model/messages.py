@@ -15,6 +15,7 @@ from typing import Any
 Message = tuple[Any, ...]
 NodeId = bytes
 Source = int | NodeId  # a client's connection number, or the id of a peer
+ERROR_TEXT_MAX = 1000  # characters
 
 # --- the first exchange -------------------------------------------------------------------------------------------------------------
 HELLO = 1  # magic, protocol_min, protocol_max, format_min, format_max, cluster_id, partitions, tree_shape, role, node_id, incarnation,
@@ -79,5 +80,5 @@ ROLE_CLIENT, ROLE_PEER, ROLE_JOIN = 0, 1, 2
 
 
 def error_message(request_id: int, code: int, text: str, maybe_applied: bool, required: int = 0, received: int = 0) -> Message:
-    """An ERROR message."""
-    return (ERROR, request_id, code, text, maybe_applied, required, received)
+    """An ERROR message. A text that is too long for people is cut: it may quote what somebody sent."""
+    return (ERROR, request_id, code, text[:ERROR_TEXT_MAX], maybe_applied, required, received)

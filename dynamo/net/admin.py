@@ -56,9 +56,14 @@ class Desk:
         if kind == CLUSTER_STATUS:
             return (CLUSTER_STATUS_REPLY, request_id, encode_document(self.cluster_status()))
         if kind == STATS:
-            return (STATS_REPLY, request_id, encode_document(self._metrics()))
+            return (STATS_REPLY, request_id, encode_document(self.stats()))
         assert kind == PREFERENCE_LIST
         return (PREFERENCE_LIST_REPLY, request_id, encode_document(self.preference_list(message[2], message[3])))
+
+    def stats(self) -> dict[str, Any]:
+        """Which node this is, and its counts by name."""
+        me = self._membership.local
+        return {"node": me.name, "address": me.address, **self._metrics()}
 
     def _join(self, node_id: NodeId) -> tuple[bytes, tuple[Any, ...]]:
         """What a node needs to become a member: it takes itself into the membership and gossips that.

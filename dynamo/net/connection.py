@@ -9,11 +9,11 @@ given to a new socket within the same batch.
 
 from __future__ import annotations
 
-import select
 import socket
 from enum import Enum, auto
 
 from dynamo.model.messages import ROLE_CLIENT, Message, Source
+from dynamo.net.polling import READ, WRITE
 from dynamo.wire.frames import FrameDecoder
 
 RECEIVE_BYTES = 65_536
@@ -110,14 +110,14 @@ class Connection:
         # Invariant: nothing queued, nothing counted.
         assert self.output_bytes == 0
 
-    def wanted(self, pause_bytes: int, draining: bool) -> int:
-        """What the poll set should watch for now. Clients that do not take their answers, and all of them while the node stops, are not read."""
+    def wanted(self, draining: bool) -> int:
+        """What the poll set should watch for now. Clients with a backlog, and all of them while the node stops, are not read."""
         if self.state is State.CONNECTING:
-            return select.EPOLLOUT
+            return WRITE
         reading = True
         if self.role == ROLE_CLIENT and self.state is State.OPEN:
-            reading = not draining and not self.backlog and self.output_bytes <= pause_bytes
-        return (select.EPOLLIN if reading else 0) | (select.EPOLLOUT if self.unsent is not None else 0)
+            reading = not draining and not self.backlog
+        return (READ if reading else 0) | (WRITE if self.unsent is not None else 0)
 
     def shut_down_output(self) -> None:
         """Tell the other side that no more will come, once what is queued has left."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import select
 from collections.abc import Callable
 
-from dynamo.errors import ConfigError, DynamoError, ProtocolError
+from dynamo.errors import ConfigError, DynamoError, ProtocolError, ValueTooLarge
 from dynamo.model.messages import (
     CLUSTER_STATUS,
     JOIN,
@@ -21,6 +20,7 @@ from dynamo.net.driven import Batch
 from dynamo.net.handshake import Greeted, Handshake
 from dynamo.net.limits import Limits
 from dynamo.net.links import Links
+from dynamo.net.polling import READ
 from dynamo.wire.frames import encode
 from dynamo.wire.messages import check
 
@@ -83,10 +83,17 @@ class Inbox:
             return
         for message in messages:
             if message[0] in ADMIN:
-                self._links.push(connection, encode(answer_admin(self._admin, message)))
+                self._links.push(connection, self._admin_frame(message))
             else:
                 connection.backlog.append(message)
         self.resume(connection, batch)
+
+    def _admin_frame(self, message: Message) -> bytes:
+        """The answer, or why there is none. Nothing that a client can ask for may raise further than here: it would end the node."""
+        try:
+            return encode(answer_admin(self._admin, message))
+        except ValueTooLarge as error:
+            return encode(error_message(message[1], error.code, str(error), False))
 
     def resume(self, connection: Connection, batch: Batch) -> None:
         """Give as many of a client's requests to the replica as the window lets through; the rest wait, and are not added to meanwhile."""
@@ -101,7 +108,7 @@ class Inbox:
         connection.unanswered += len(waiting)
         source = connection.source
         batch += [(source, message) for message in waiting]
-        if connection.backlog or not connection.mask & select.EPOLLIN:
+        if connection.backlog or not connection.mask & READ:
             self._links.watch(connection)
 
     def _greet(self, connection: Connection, message: Message, now: float) -> None:

@@ -34,7 +34,7 @@ class Limits:
     asks for much at once is not, its requests are let in by a window: so many that answers like the last ones fill half of this."""
 
     output_pause_bytes: int = 1 * MEBIBYTE
-    """Unsent bytes at which a client is no longer read from: it should first take the answers it has asked for."""
+    """Unsent bytes at which no more of a client's requests are let in: it should first take the answers it has asked for."""
 
     output_total_bytes_max: int = 512 * MEBIBYTE
     input_total_bytes_max: int = 256 * MEBIBYTE

@@ -7,7 +7,6 @@ watched only while output waits; a descriptor is unregistered before it is close
 from __future__ import annotations
 
 import logging
-import select
 import socket
 from collections.abc import Iterable
 from itertools import count
@@ -16,6 +15,7 @@ from dynamo.errors import DynamoError
 from dynamo.model.messages import ROLE_PEER, error_message
 from dynamo.net.connection import Connection, State
 from dynamo.net.limits import Limits
+from dynamo.net.polling import READ, WRITE, Poller
 from dynamo.net.timers import Timers
 from dynamo.wire.frames import FrameDecoder, encode
 from dynamo.wire.hello import HELLO_BYTES_MAX
@@ -28,8 +28,8 @@ LINGER_S = 1.0  # how long a refused connection may take to read why
 class Links:
     """The connections of one reactor, by descriptor while they are in the poll set."""
 
-    def __init__(self, limits: Limits, timers: Timers) -> None:
-        self.poll_set = select.epoll()
+    def __init__(self, limits: Limits, timers: Timers, poll_set: Poller) -> None:
+        self.poll_set = poll_set
         self.by_descriptor: dict[int, Connection] = {}
         self.draining = False
         self.cut_off = 0  # connections closed for reading too slowly, or sending too much at once
@@ -45,7 +45,7 @@ class Links:
     def add(self, sock: socket.socket, *, outbound: bool) -> Connection:
         """Take a tuned socket into the poll set. Raises OSError when the kernel has no room."""
         connection = Connection(sock, next(self.numbers), FrameDecoder(HELLO_BYTES_MAX), outbound=outbound)
-        connection.mask = connection.wanted(self._limits.output_pause_bytes, self.draining)
+        connection.mask = connection.wanted(self.draining)
         self.poll_set.register(connection.descriptor, connection.mask)
         self.by_descriptor[connection.descriptor] = connection
         return connection
@@ -58,7 +58,7 @@ class Links:
 
     def watch(self, connection: Connection) -> None:
         """Watch for what the connection's state asks for."""
-        wanted = connection.wanted(self._limits.output_pause_bytes, self.draining)
+        wanted = connection.wanted(self.draining)
         if wanted != connection.mask:
             self.poll_set.modify(connection.descriptor, wanted)
             connection.mask = wanted
@@ -85,14 +85,14 @@ class Links:
     def flush_peers(self) -> None:
         """Send what waits for peers now; the rest goes with the next `flush`."""
         for connection in self._dirty:
-            if connection.role == ROLE_PEER and not connection.mask & select.EPOLLOUT and not connection.over:
+            if connection.role == ROLE_PEER and not connection.mask & WRITE and not connection.over:
                 self._send(connection)
 
     def flush(self) -> None:
         """Send everything queued in this step, one buffer per connection."""
         dirty, self._dirty = self._dirty, []
         for connection in dirty:
-            if not connection.mask & select.EPOLLOUT and not connection.over:
+            if not connection.mask & WRITE and not connection.over:
                 self._send(connection)
 
     def _send(self, connection: Connection) -> None:
@@ -112,7 +112,7 @@ class Links:
                 return
         if connection.backlog and waiting <= self._limits.output_pause_bytes:
             self.resumable.append(connection)
-        if waiting or connection.mask != select.EPOLLIN:
+        if waiting or connection.mask != READ:
             self.watch(connection)
 
     def writable(self, connection: Connection) -> None:

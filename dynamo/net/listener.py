@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import errno
-import select
 import socket
 from collections.abc import Iterable
 
+from dynamo.net.polling import READ, Poller
 from dynamo.net.timers import Timers
 
 ACCEPTS_PER_STEP = 64
@@ -17,7 +17,7 @@ _EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 class Listener:
     """A listening socket in the reactor's poll set."""
 
-    def __init__(self, sock: socket.socket, poll_set: select.epoll, timers: Timers) -> None:
+    def __init__(self, sock: socket.socket, poll_set: Poller, timers: Timers) -> None:
         self.sock = sock
         self.descriptor = sock.fileno()
         self.pauses = 0
@@ -25,7 +25,7 @@ class Listener:
         self._timers = timers
         self._closed = False
         self._paused = False
-        poll_set.register(self.descriptor, select.EPOLLIN)
+        poll_set.register(self.descriptor, READ)
 
     def accept(self, now: float) -> Iterable[socket.socket]:
         """The sockets of those who called. Without a free descriptor the caller waits in the kernel, and we do not spin on it."""
@@ -47,7 +47,7 @@ class Listener:
     def _resume(self, now: float) -> None:
         if not self._closed:
             self._paused = False
-            self._poll_set.register(self.descriptor, select.EPOLLIN)
+            self._poll_set.register(self.descriptor, READ)
 
     def close(self) -> None:
         """Stop listening. Callers are refused from now on."""

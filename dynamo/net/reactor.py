@@ -12,8 +12,6 @@ sleeping in the ticker; all three come back through the wake-up descriptor in th
 from __future__ import annotations
 
 import logging
-import os
-import select
 import socket
 from collections.abc import Callable
 from math import inf
@@ -34,6 +32,7 @@ from dynamo.net.links import Links
 from dynamo.net.listener import Listener
 from dynamo.net.local import Deliver, LocalPort, LocalPorts
 from dynamo.net.peers import Peers
+from dynamo.net.polling import HUNG_UP, READ, WRITE, make_poller
 from dynamo.net.pump import Pump
 from dynamo.net.resolver import Resolver
 from dynamo.net.sockets import tune_peer
@@ -52,7 +51,6 @@ POLLS_MAX = 4
 POLLING_S = 0.001
 STEP_S = 0.002
 BATCH_MAX = 256  # messages at which a step takes in no more
-_HUNG_UP = select.EPOLLHUP | select.EPOLLERR
 
 
 class Reactor:
@@ -85,9 +83,10 @@ class Reactor:
         self.limits = limits or Limits()
         self.replica = replica
         self.timers = Timers()
-        self.links = Links(self.limits, self.timers)
-        self._wake_descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self.links.poll_set.register(self._wake_descriptor, select.EPOLLIN)
+        poll_set, self._waker = make_poller()
+        poll_set.register(self._waker.descriptor, READ)
+        self.wake = self._waker.wake  # have a step run soon; from any thread
+        self.links = Links(self.limits, self.timers, poll_set)
         self.listener = Listener(listener, self.links.poll_set, self.timers)
         self.doors = Doors(self.links, self.limits, self.timers, self.listener, self.call_soon)
         self.peers = Peers(self.doors, self.timers, self.limits, address_of, random, self._note_loss)
@@ -104,7 +103,7 @@ class Reactor:
         self._local = LocalPorts(self._pump.clients, self.wake)
         self._called: list[Action] = []
         self._lost: list[NodeId] = []
-        self._passed_over: set[int] = set()
+        self._passed_over: list[int] = []
         self._drained: trio.Event | None = None
         self.refusals: dict[NodeId, DynamoError] = {}  # what nodes we dialled turned us away with, until they do not
         self._steps = self._messages_in = 0
@@ -116,22 +115,18 @@ class Reactor:
         """Step for ever. Protected from KeyboardInterrupt: in mid-step it would break an invariant; Trio raises it in another task instead."""
         self.doors.resolver = Resolver(nursery)
         nursery.start_soon(self._ticker.run)
-        descriptor = self.links.poll_set.fileno()
+        self.links.poll_set.start(nursery)
         self.wake()
         while True:
-            await trio.lowlevel.wait_readable(descriptor)
+            await self.links.poll_set.wait()
             self._step()
-
-    def wake(self) -> None:
-        """Have a step run soon. From any thread."""
-        os.eventfd_write(self._wake_descriptor, 1)
 
     def _step(self) -> None:
         """Poll and process, a few times over while there is something."""
         poll, clock = self.links.poll_set.poll, self._clock
         now = began = clock()
         for _ in range(POLLS_MAX):
-            events = poll(0, EVENTS_MAX)
+            events = poll(EVENTS_MAX)
             if not events:
                 break
             self._process(events, now)
@@ -146,26 +141,27 @@ class Reactor:
         self._steps += 1
         batch = self._take_waiting(now)
         accepting = False
-        if self._passed_over:  # those the last batch had no time for come first, or the end of a full list would starve
-            events.sort(key=lambda event: event[0] not in self._passed_over)
-            self._passed_over = set()
+        if self._passed_over:  # those the last batch had no time for come first, in their order, or the end of a full list would starve
+            order = {descriptor: i for i, descriptor in enumerate(self._passed_over)}
+            events.sort(key=lambda event: order.get(event[0], len(order)))
+            self._passed_over = []
         links, readable, late = self.links.by_descriptor, self._inbox.readable, now + STEP_S
         for i, (descriptor, mask) in enumerate(events):
             connection = links.get(descriptor)
             if connection is None:
-                if descriptor == self._wake_descriptor:
-                    os.eventfd_read(descriptor)
+                if descriptor == self._waker.descriptor:
+                    self._waker.clear()
                 elif descriptor == self.listener.descriptor:
                     accepting = True
                 continue
-            if mask & select.EPOLLOUT:
+            if mask & WRITE:
                 self._writable(connection)
-            if mask & select.EPOLLIN:
+            if mask & READ:
                 readable(connection, batch, now)
-            elif mask & _HUNG_UP:  # reported whatever we watch for; left alone it would be for ever
+            elif mask & HUNG_UP:  # reported whatever we watch for; left alone it would be for ever
                 self.links.finish(connection, "hung up")
             if len(batch) >= BATCH_MAX or self._clock() > late:
-                self._passed_over = {later for later, _ in events[i + 1 :]}
+                self._passed_over = [later for later, _ in events[i + 1 :]]
                 break
         if batch:
             self._messages_in += len(batch)
@@ -302,5 +298,5 @@ class Reactor:
         self._local.close()
         clean = self._pump.close(self._clock())
         self.links.close_all()
-        os.close(self._wake_descriptor)
+        self._waker.close()
         return clean

@@ -6,6 +6,7 @@ and talk to the world only by `send`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -17,7 +18,7 @@ from dynamo.membership.members import Membership
 from dynamo.membership.ring import Ring
 from dynamo.model import messages as m
 from dynamo.model.cluster import BucketDefinition, Cluster
-from dynamo.model.key import row_key
+from dynamo.model.key import is_hashed, row_key, split_row_key
 from dynamo.model.messages import Message, Source
 from dynamo.model.row import Row
 from dynamo.replication.actor import ActorLease
@@ -124,6 +125,7 @@ class Core:
         self.operations: dict[bytes, tuple[bytes, int, int]] = {}  # recent ones minted here: operation -> (row key, actor, counter)
         self.unowned_rows_staged = False
         self.repair_wanted: list[tuple[bytes, bytes]] = []  # keys whose own row is damaged, to be read from peers
+        self._repairs: dict[tuple[bytes, bytes], float] = {}  # when the repair of a damaged row was last begun
         self.counters: dict[str, int] = {}
         self._wall_us = wall_us
         self._time = 0
@@ -204,6 +206,21 @@ class Core:
         self.counters[name] = self.counters.get(name, 0) + by
 
     # --- pending requests ---------------------------------------------------------------------------------------------------------
+
+    def want_repair(self, row_key: bytes) -> None:
+        """A damaged row was met: have it read from the owners. Of a long key the row itself held the name; that one waits for whoever names it."""
+        self.count("rows_corrupt")
+        if not is_hashed(row_key):
+            self.repair_wanted.append(split_row_key(row_key)[1:])
+
+    def begin_repairs(self) -> list[tuple[bytes, bytes]]:
+        """The keys to be repaired now, each at most once in `suspect_after_s`: two owners whose rows are both damaged must not set each other off."""
+        wanted, self.repair_wanted = sorted(set(self.repair_wanted)), []
+        if len(self._repairs) > 10_000:
+            self._repairs.clear()
+        due = [key for key in wanted if self._repairs.get(key, -math.inf) + self.settings.suspect_after_s <= self.now]
+        self._repairs.update(dict.fromkeys(due, self.now))
+        return due
 
     def finish_if(self, request_id: int, finished: bool) -> None:
         """Forget a pending request that said it is finished."""

@@ -7,8 +7,9 @@ an owner that got the request twice makes one version of it, and a reader is sho
 
 from __future__ import annotations
 
-from dynamo.errors import Timeout
+from dynamo.errors import InvalidKey, Timeout
 from dynamo.model import messages as m
+from dynamo.model.key import check_bucket, check_key
 from dynamo.model.messages import Message
 from dynamo.replication.core import Core, ReplyTo
 from dynamo.replication.put import coordinate_put
@@ -84,6 +85,12 @@ class PendingForward:
 def take_put(core: Core, reply_to: ReplyTo, message: Message) -> None:
     """A client's PUT: coordinate it here if this node is a replica of the key, else pass it on."""
     bucket, key = message[2], message[3]
+    try:  # here, before it is passed on: what no node takes may be as long as a frame, and come a thousand times in a PUT_MANY
+        check_bucket(bucket)
+        check_key(key)
+    except InvalidKey as error:
+        core.refuse(reply_to, error)
+        return
     _, _, route = core.place(bucket, key)
     if route.owner or len(core.pending) >= core.settings.pending_max:
         coordinate_put(core, reply_to, message)

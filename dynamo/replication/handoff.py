@@ -120,7 +120,8 @@ class Handoff:
         try:
             row = decode_row(row_key, data)
         except DynamoError:
-            core.count("rows_corrupt")
+            core.want_repair(row_key)
+            self._again = True
             return
         partition, bucket, key = split_row_key(row_key, row.full_key)
         definition = core.cluster.bucket(bucket)

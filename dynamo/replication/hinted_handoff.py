@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from dynamo.errors import CorruptRecord, DynamoError
 from dynamo.model import messages as m
 from dynamo.model.key import is_hashed, split_row_key
+from dynamo.model.member import NORMAL
 from dynamo.model.messages import Message
 from dynamo.model.row import Row
 
@@ -40,7 +41,7 @@ class Hints:
         self.bytes = 0
         self.next_at: float | None = None
         self._cursor: dict[bytes, bytes] = {}  # target -> where its replay goes on
-        self._flying: dict[bytes, int] = {}  # target -> records not yet acknowledged
+        self._flying: dict[bytes, set[bytes]] = {}  # target -> row keys of records sent and not yet acknowledged
 
     def count(self, core: Core) -> None:
         """Learn at the start what is owed."""
@@ -91,13 +92,14 @@ class Hints:
         if self.next_at is None or core.now < self.next_at:
             return
         for target in sorted(self.owed):
-            if core.liveness.up(target):
+            member = core.membership.members.get(target)
+            if core.liveness.up(target) or member is None or member.status != NORMAL:  # of the latter the hints are only to be cleared away
                 self.replay(core, target)
         self._schedule(core.now + core.settings.hint_retry_s)
 
     def replay(self, core: Core, target: bytes) -> None:
         """Send the target more of what it is owed, as far as the window allows; begin again at the start after the last one."""
-        room = core.settings.hint_window - self._flying.get(target, 0)
+        room = core.settings.hint_window - len(self._flying.get(target, ()))
         if room <= 0 or (core.rows.in_flight is not None and not self.owed.get(target)):
             return
         start = self._cursor.get(target, target)
@@ -118,7 +120,7 @@ class Hints:
         row = core.rows.load(row_key)
         if isinstance(row, DynamoError):
             if isinstance(row, CorruptRecord):
-                core.count("rows_corrupt")
+                core.want_repair(row_key)
             return
         if row is None:
             self.drop(core, target, row_key)  # handed over to all owners meanwhile
@@ -130,20 +132,22 @@ class Hints:
             if core.node_id in owners:
                 self.drop(core, target, row_key)  # the ring changed: the owners keep each other whole
             return  # else the row goes to all current owners, and its hints with it
+        if row_key in self._flying.get(target, ()):
+            return  # once at a time, or each acknowledgement would set off as many again
         if core.rows.held(row_key) is not None:
             return  # it is changing right now; next time
         request_id = core.request_id()
-        self._flying[target] = self._flying.get(target, 0) + 1
+        self._flying.setdefault(target, set()).add(row_key)
         core.pending[request_id] = PendingHint(target, row_key, row.digest, core.now)
         core.deadlines.add(core.now, core.settings.suspect_after_s, request_id)
         core.send(target, (m.REPLICATE, request_id, bucket, key, row.record, m.PURPOSE_HANDOFF, b"",
                            int(core.settings.suspect_after_s * 1000), core.ring_number, core.ring_hash, definition.version,
                            core.durability, bytes(16)))  # fmt: skip
 
-    def landed(self, core: Core, target: bytes, more: bool) -> None:
+    def landed(self, core: Core, target: bytes, row_key: bytes, more: bool) -> None:
         """A record was acknowledged, or will not be."""
-        self._flying[target] -= 1
-        if more and self._flying[target] <= core.settings.hint_window // 2:
+        self._flying[target].discard(row_key)
+        if more and len(self._flying[target]) <= core.settings.hint_window // 2:
             self.replay(core, target)
 
     # --- within -------------------------------------------------------------------------------------------------------------------
@@ -194,7 +198,7 @@ class PendingHint:
                 core.hints.drop(core, self.target, self.row_key)
                 core.count("hints_delivered")
                 _drop_unowned(core, self.row_key, row)
-        core.hints.landed(core, self.target, more=stored)
+        core.hints.landed(core, self.target, self.row_key, more=stored)
         return True
 
     def on_wake(self, core: Core, record: bytes | None) -> bool:
@@ -203,12 +207,12 @@ class PendingHint:
     def on_failure(self, core: Core, node: bytes, code: int) -> bool:
         if node != self.target:
             return False
-        core.hints.landed(core, self.target, more=False)
+        core.hints.landed(core, self.target, self.row_key, more=False)
         return True
 
     def on_timer(self, core: Core) -> bool:
         core.note_silence(self.started, [self.target])
-        core.hints.landed(core, self.target, more=False)
+        core.hints.landed(core, self.target, self.row_key, more=False)
         return True
 
 

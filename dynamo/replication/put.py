@@ -114,7 +114,8 @@ class PendingPut:
 
     def _ask(self, core: Core, node: bytes, target: bytes) -> None:
         self.fold.outstanding.add(node)
-        core.send(node, (*self.frame[:6], target, *self.frame[7:]))
+        # Without a target it is one message for all, which the driver encodes once.
+        core.send(node, (*self.frame[:6], target, *self.frame[7:]) if target else self.frame)
 
     def _walk(self, core: Core) -> bool:
         """Ask the next fallback in line to stand in for an owner that did not confirm; False if there is none."""

@@ -297,8 +297,7 @@ class Replica:
             self.trees.follow_ring(core)
             self.handoff.wake(core.now)
         if core.repair_wanted:
-            wanted, core.repair_wanted = core.repair_wanted, []
-            for bucket, key in sorted(set(wanted)):
+            for bucket, key in core.begin_repairs():
                 repair_from_peers(core, bucket, key)
         if core.unowned_rows_staged:
             core.unowned_rows_staged = False

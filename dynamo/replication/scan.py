@@ -16,7 +16,7 @@ from dynamo._core import record as records
 from dynamo.errors import CorruptRecord, DynamoError, InvalidRequest, Timeout, Unavailable
 from dynamo.model import messages as m
 from dynamo.model.cluster import BucketDefinition
-from dynamo.model.key import HEAD_BYTES, ROW_KEY_BYTES_MAX, check_bucket, split_row_key
+from dynamo.model.key import HEAD_BYTES, ROW_KEY_BYTES_MAX, check_bucket, check_key, split_row_key
 from dynamo.model.messages import Message
 from dynamo.model.row import decode_row
 from dynamo.replication.core import Core, ReplyTo
@@ -85,7 +85,7 @@ def receive_scan_read(core: Core, source: bytes, message: Message) -> None:
 class PendingScan:
     """One client request for a page: the partitions it has come to, and the replicas' pages of them."""
 
-    __slots__ = ("after", "bucket", "deadline", "definition", "end", "entries", "first", "limit", "outstanding", "pages", "pages_left",
+    __slots__ = ("after", "begun", "bucket", "deadline", "definition", "end", "entries", "first", "limit", "outstanding", "pages", "pages_left",
                  "plan", "prefix", "reply_to", "request_id", "required", "started")  # fmt: skip
 
     def __init__(self, core: Core, reply_to: ReplyTo, message: Message, definition: BucketDefinition) -> None:
@@ -96,23 +96,33 @@ class PendingScan:
         self.first = self.end = int.from_bytes(self.after[:2], "big")
         self.entries: list[tuple[bytes, bytes, tuple[Sibling, ...], bytes]] = []
         self.required = needed(0, definition.r, core.cluster.r, definition.n or core.cluster.n, core.ring.size)
-        self.request_id = core.request_id()
+        self.request_id = 0  # of the page under way
         self.started = core.now
+        self.begun = self.place
         self.deadline = core.now + min(time_ms / 1000.0, core.settings.request_time_s_max)
         self.plan: list[bytes] = []
         self.outstanding: set[bytes] = set()
         self.pages: dict[bytes, tuple[Page, bool]] = {}
         self.pages_left = PAGES_MAX
 
+    @property
+    def place(self) -> bytes:
+        """The cursor of where the scan has come to."""
+        return self.after or self.first.to_bytes(2, "big")
+
     def begin(self, core: Core) -> None:
         """Ask for the first page."""
-        core.pending[self.request_id] = self
-        core.deadlines.add(core.now, core.settings.hedge_after_s, self.request_id)
-        core.finish_if(self.request_id, self._advance(core))
+        self._advance(core)
 
     def _advance(self, core: Core) -> bool:
         """Ask R owners for the next page, as long as this node can answer alone in a loop. True when the request is finished."""
         while True:
+            # Each page has a request id of its own: a late reply to the one before, of an owner asked again, must not pass for this one's.
+            core.pending.pop(self.request_id, None)
+            self.request_id = core.request_id()
+            core.pending[self.request_id] = self
+            core.deadlines.add(core.now, core.settings.hedge_after_s, self.request_id)
+            self.started = core.now
             owners = core.owners(self.first, self.definition)
             self.end = self.first + 1
             last = min(core.cluster.partitions, self.first + PARTITIONS_PER_PAGE)
@@ -123,11 +133,21 @@ class PendingScan:
             for _ in range(self.required):
                 self._ask_next(core)
             if len(self.pages) < self.required:
-                return not self.outstanding and self._fail(core, Unavailable(required=self.required, received=len(self.pages)))
+                return self._settle(core)
             if self._take_pages(core):
                 return True
 
+    def _settle(self, core: Core) -> bool:
+        """Go on if R owners have given their page, give up if they no longer can. True when the request is finished."""
+        if len(self.pages) >= self.required:
+            return self._take_pages(core) or self._advance(core)
+        while len(self.pages) + len(self.outstanding) < self.required:
+            if not self._ask_next(core):
+                return self._fail(core, Unavailable(required=self.required, received=len(self.pages)))
+        return len(self.pages) >= self.required and self._settle(core)
+
     def _ask_next(self, core: Core) -> bool:
+        """Ask the next owner in line; False if there is none left."""
         while self.plan:
             node = self.plan.pop(0)
             if node == core.node_id:
@@ -168,14 +188,16 @@ class PendingScan:
             return self._answer(core, b"")
         self.pages_left -= 1
         if not self.pages_left or sum(len(sibling[0]) for entry in self.entries for sibling in entry[2]) >= PAGE_BYTES:
-            return self._answer(core, self.after or self.first.to_bytes(2, "big"))
+            return self._answer(core, self.place)
         return False
 
     def _answer(self, core: Core, cursor: bytes) -> bool:
+        core.pending.pop(self.request_id, None)
         core.answer(self.reply_to, (m.SCAN_REPLY, 0, core.ring_number, core.ring_hash, tuple(self.entries), cursor, self.required))
         return True
 
     def _fail(self, core: Core, error: DynamoError) -> bool:
+        core.pending.pop(self.request_id, None)
         core.refuse(self.reply_to, error)
         return True
 
@@ -192,7 +214,7 @@ class PendingScan:
             return self.on_failure(core, source, code)
         self.outstanding.discard(source)
         self.pages[source] = page, whole
-        return len(self.pages) >= self.required and (self._take_pages(core) or self._advance(core))
+        return self._settle(core)
 
     def on_wake(self, core: Core, record: bytes | None) -> bool:
         return False
@@ -202,24 +224,28 @@ class PendingScan:
             return False
         self.outstanding.discard(node)
         self._ask_next(core)
-        if len(self.pages) >= self.required:
-            return self._take_pages(core) or self._advance(core)
-        return not self.outstanding and self._fail(core, Unavailable(required=self.required, received=len(self.pages)))
+        return self._settle(core)
 
     def on_timer(self, core: Core) -> bool:
         core.note_silence(self.started, sorted(self.outstanding))
         if core.now >= self.deadline:
+            if self.place != self.begun:  # less than a page, and a place to go on from
+                return self._answer(core, self.place)
             return self._fail(core, Timeout("not enough owners gave their part of the scan in time"))
         self._ask_next(core)
+        if self._settle(core):
+            return True
         core.deadlines.add(core.now, min(core.settings.suspect_after_s, max(self.deadline - core.now, 0.001)), self.request_id)
         return False
 
 
 def take_scan(core: Core, reply_to: ReplyTo, message: Message) -> None:
     """A client's SCAN: any node coordinates it."""
-    _, _, bucket, _, cursor = message[:5]
+    _, _, bucket, prefix, cursor = message[:5]
     try:
         check_bucket(bucket)
+        if prefix:  # it goes to the other owners, once for each page
+            check_key(prefix)
         if cursor and not _is_cursor(core, bucket, cursor):
             raise InvalidRequest("the cursor is none that a scan of this bucket returned")
         if len(core.pending) >= core.settings.pending_max:

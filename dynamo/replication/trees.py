@@ -83,9 +83,7 @@ class Trees:
                 try:
                     self.get(*place).update(leaf, b"", decode_row(row_key, data).digest)
                 except CorruptRecord:
-                    core.count("rows_corrupt")
-                    bucket, key = split_row_key(row_key)[1:]
-                    core.repair_wanted.append((bucket, key))
+                    core.want_repair(row_key)
         if page:
             self._cursor = page[-1][0]
         if len(page) < core.settings.tree_slice_rows:

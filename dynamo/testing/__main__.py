@@ -1,42 +1,59 @@
-"""`python -m dynamo.testing SEED` runs one seed with its trace; `python -m dynamo.testing A:B` runs many on all cores, a line for each failure."""
+"""`python -m dynamo.testing SEED` runs one seed with its trace; `python -m dynamo.testing A:B` many on all cores, a line for each violation."""
 
 from __future__ import annotations
 
+import os
 import sys
-from concurrent.futures import ProcessPoolExecutor
 
-from dynamo.testing.workload import Report, run
+from dynamo.testing.runner import FULL, SHORT, Report, run, run_many
+
+USAGE = "usage: python -m dynamo.testing SEED|FIRST:END [--short] [--whole]    --whole: the whole trace, not only what leads to a violation"
 
 
 def main(arguments: list[str]) -> int:
     """Exit 0 if no seed shows a violation, 1 if one does, 2 for bad usage."""
+    profile = SHORT if "--short" in arguments else FULL
+    names = [argument for argument in arguments if not argument.startswith("--")]
     try:
-        first, colon, last = arguments[0].partition(":")
+        first, colon, last = names[0].partition(":")
         seeds = range(int(first), int(last)) if colon else range(int(first), int(first) + 1)
     except (IndexError, ValueError):
-        print("usage: python -m dynamo.testing SEED | FIRST:END", file=sys.stderr)
+        print(USAGE, file=sys.stderr)
         return 2
-    if len(seeds) == 1:
-        report = run(seeds[0], log=True)
-        print("\n".join(report.log))
-        _print(report)
+    if not colon:
+        report = run(seeds[0], profile=profile, log=True)
+        for line in report.log if "--whole" in arguments or not report.violations else trace_of(report):
+            print(line)
+        print_violations(report)
+        print(summary_line(report), file=sys.stderr)
         return 1 if report.violations else 0
     failed = 0
-    with ProcessPoolExecutor() as pool:
-        for report in pool.map(run, seeds, chunksize=10):
-            if report.violations:
-                failed += 1
-                _print(report)
+    for report in run_many(seeds, jobs=os.cpu_count() or 1, profile=profile):
+        failed += bool(report.violations)
+        print_violations(report)
     print(f"{len(seeds)} seeds, {failed} with a violation", file=sys.stderr)
     return 1 if failed else 0
 
 
-def _print(report: Report) -> None:
-    for text in report.violations:
-        checker, _, rest = text.partition(": ")
-        print(f"seed {report.seed} VIOLATION {checker} {rest}")
-    print(f"seed {report.seed} trace={report.trace_hash} writes={report.writes} reads={report.reads} virtual_s={report.virtual_s:.1f}",
-          file=sys.stderr)  # fmt: skip
+def trace_of(report: Report) -> list[str]:
+    """The readable trace around the first violation, behind the lines that say what the run was."""
+    first = next((violation for violation in report.violations if violation.checker != "converge"), report.violations[0])
+    head = report.log[: max(2, next((i for i, line in enumerate(report.log) if float(line[:11]) > 0), 0))]
+    return [*head[:40], "...", *report.around(first)]
+
+
+def print_violations(report: Report) -> None:
+    """One line each, as `dynamo simulate` prints them."""
+    for violation in report.violations:
+        print(f"seed {report.seed} VIOLATION {violation}")
+
+
+def summary_line(report: Report) -> str:
+    """What the run was, in a line."""
+    return (
+        f"seed {report.seed} trace={report.trace_hash} operations={report.operations} writes={report.writes} reads={report.reads} "
+        f"virtual_s={report.virtual_s:.1f} {report.configuration}"
+    )
 
 
 if __name__ == "__main__":

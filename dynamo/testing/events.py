@@ -14,7 +14,7 @@ from typing import Any
 from zlib import crc32
 
 _MASK = (1 << 64) - 1
-LOG_LINES_MAX = 200_000  # of a readable trace; the oldest go first
+LOG_LINES_MAX = 1_000_000  # of a readable trace; the oldest go first
 
 
 class World:

@@ -1,288 +1,348 @@
-"""A whole cluster in one process and in virtual time: the real `Replica` objects over simulated disks and links.
+"""A whole cluster in one process and in virtual time: the real `Replica` objects, the clients' real core, over simulated disks, links and clocks.
 
-Safety first: clients work while nodes crash, links are cut and messages are lost. Then everything heals, every key is read from all its owners
-until they agree, and the checkers of `history` judge what is left. Same seed, same commit: same trace, whatever the hash seed.
+    SimulatedCluster   the nodes, what connects them, and what all parts need to know of each other
+      World              clock, heap, trace                 Network    links
+      Node, Disk         one driver and its storage         Nemesis    what goes wrong
+      SimulatedClient    verbs, retries, the history        Observer   what nodes say against what disks hold
+
+The configuration is drawn from the seed like everything else: N, R, W, how many nodes and partitions, intervals, limits, kinds of buckets.
 """
 
 from __future__ import annotations
 
-import random
-from dataclasses import dataclass, field
+from dataclasses import fields
+from random import Random
+from typing import Any
 
 from dynamo._core import record as records
-from dynamo.errors import DynamoError, StorageFailed
-from dynamo.membership.members import Membership
+from dynamo.client.core import RetryPolicy
+from dynamo.errors import CorruptRecord, DynamoError
 from dynamo.model import messages as m
-from dynamo.model.cluster import Cluster
-from dynamo.model.group import Group
-from dynamo.model.member import Member
+from dynamo.model.cluster import BucketDefinition, Cluster
+from dynamo.model.member import NORMAL, Member
 from dynamo.model.messages import Message, Source
 from dynamo.model.row import decode_row
-from dynamo.replication import ActorLease, Replica, Settings
-from dynamo.testing.events import Faults, World
-from dynamo.testing.history import History
+from dynamo.replication import Settings
+from dynamo.replication.quorum import needed
+from dynamo.testing.checkers import Violation, place_text
+from dynamo.testing.client import SimulatedClient
+from dynamo.testing.events import World
+from dynamo.testing.faults import Faults
+from dynamo.testing.history import Dot, Final, History, Version
+from dynamo.testing.nemesis import Nemesis
+from dynamo.testing.network import Link, Network
+from dynamo.testing.node import Node
+from dynamo.testing.observer import Observer
 
-
-@dataclass(slots=True)
-class Disk:
-    """What survives a crash: the groups whose commit was completed."""
-
-    objects: dict[bytes, bytes] = field(default_factory=dict)
-    hints: dict[bytes, bytes] = field(default_factory=dict)
-    meta: dict[bytes, bytes] = field(default_factory=dict)
-
-    def apply(self, group: Group) -> None:
-        """Make a group durable."""
-        for table, changes in ((self.objects, group.objects), (self.hints, group.hints), (self.meta, group.meta)):
-            for key, value in changes.items():
-                if value is None:
-                    table.pop(key, None)
-                else:
-                    table[key] = value
-
-    def scan(self, start: bytes, stop: bytes | None, limit: int) -> list[tuple[bytes, bytes]]:
-        """Rows in key order."""
-        keys = sorted(key for key in self.objects if key >= start and (stop is None or key < stop))
-        return [(key, self.objects[key]) for key in keys[:limit]]
-
-    def scan_hints(self, start: bytes, stop: bytes | None, limit: int) -> list[tuple[bytes, bytes]]:
-        """Hints in key order."""
-        keys = sorted(key for key in self.hints if key >= start and (stop is None or key < stop))
-        return [(key, self.hints[key]) for key in keys[:limit]]
-
-
-class Node:
-    """One node: a disk, and while it is up a replica. The driver's part, in virtual time."""
-
-    def __init__(self, cluster: SimulatedCluster, node_id: bytes, members: list[Member]) -> None:
-        self.cluster = cluster
-        self.world = cluster.world
-        self.node_id = node_id
-        self.members = members
-        self.disk = Disk()
-        self.boots = 0
-        self.replica: Replica | None = None
-        self._flying: tuple[Group, list[tuple[Source, Message]]] | None = None
-        self._tick_at = float("inf")
-        self.start(clean=False)
-
-    def start(self, clean: bool) -> None:
-        """Boot: a new actor unless the stop was clean, and its lease durable before anything is minted."""
-        self.boots += 1
-        lease = ActorLease.load(self.disk.meta.get(b"actor"), clean, self.world.rng)
-        self.disk.meta[b"actor"] = lease.encode()
-        membership = Membership(self.node_id)
-        known = self.disk.meta.get(b"membership")
-        if known is not None:
-            membership.load(known)
-        membership.merge_all(self.members)
-        mine = membership.local
-        membership.start(mine.name, mine.address, lease.actor, lease.lease_end, 1)
-        self.replica = Replica(
-            self.cluster.settings, self.node_id, self.cluster.definition, membership, lease, self.disk.objects.get, self.disk.scan,
-            self.disk.scan_hints, random.Random(self.world.rng.getrandbits(64)), self._wall_us, m.DURABILITY_SYNCED,
-        )  # fmt: skip
-        self._flying = None
-        self._tick_at = float("inf")
-        self.world.note("boot", self.node_id.hex()[:4], self.boots, "clean" if clean else "new actor")
-        self._pump()
-
-    def crash(self, keep_group: bool) -> None:
-        """Die. The group in flight may have reached the disk or not; nobody was told either way."""
-        if self._flying is not None and keep_group:
-            self.disk.apply(self._flying[0])
-        self.replica = None
-        self._flying = None
-
-    def stop_cleanly(self) -> None:
-        """Stop after finishing the group in flight; the actor may go on."""
-        while self._flying is not None and self.replica is not None:
-            self._complete(self.boots)
-        self.replica = None
-
-    def deliver(self, boot: int, source: Source, message: Message) -> None:
-        """A message arrives; one sent to an earlier boot of this node over a connection that died with it does not."""
-        if self.replica is None or boot != self.boots:
-            return
-        self.world.delivered += 1
-        self.world.note("to", self.node_id.hex()[:4], source if type(source) is int else bytes(source).hex()[:4], message[0], message[1])
-        self.replica.receive([(source, message)], self.world.now)
-        self._pump()
-
-    def _wall_us(self) -> int:
-        return 1_700_000_000_000_000 + int(self.world.now * 1e6)
-
-    def _pump(self) -> None:
-        assert self.replica is not None
-        ready = self.replica.take_ready()
-        for destination, message in ready.messages:
-            self._send(destination, message)
-        if ready.group is not None:
-            assert self._flying is None, "two groups in flight"
-            self._flying = (ready.group, ready.messages_after_commit)
-            self.world.after(self.world.rng.expovariate(1 / self.world.faults.commit_s), self._complete, self.boots)
-        due = self.replica.next_deadline
-        if due is not None and due < self._tick_at - 1e-9:
-            self._tick_at = max(due, self.world.now + 1e-6)
-            self.world.at(self._tick_at, self._tick, self.boots, self._tick_at)
-
-    def _tick(self, boot: int, scheduled: float) -> None:
-        if boot != self.boots or self.replica is None or scheduled != self._tick_at:
-            return
-        self._tick_at = float("inf")
-        self.replica.tick(self.world.now)
-        self._pump()
-
-    def _complete(self, boot: int) -> None:
-        if boot != self.boots or self.replica is None or self._flying is None:
-            return
-        (group, messages), self._flying = self._flying, None
-        if not self.world.healed and self.world.rng.random() < self.world.faults.commit_failure:
-            self.world.note("commit failed", self.node_id.hex()[:4])
-            self.replica.commit_failed(group, StorageFailed("a simulated I/O error"), self.world.now)
-        else:
-            self.disk.apply(group)
-            self.replica.committed(group, self.world.now)
-            for destination, message in messages:
-                self._send(destination, message)
-        self._pump()
-
-    def _send(self, destination: Source, message: Message) -> None:
-        if isinstance(destination, int):
-            self.world.carry(self.node_id, destination, True, self.cluster.to_client, destination, self.node_id, message)
-            return
-        if message[0] == m.REPLICATE:
-            self.cluster.inspect(message[2], message[3], message[4])
-        node = self.cluster.nodes[destination]
-        self.world.carry(self.node_id, destination, False, node.deliver, node.boots, self.node_id, message)
+_KINDS = {value: name for name, value in vars(m).items() if name.isupper() and isinstance(value, int) and name not in (
+    "OWNER", "FALLBACK", "RECOVERING") and not name.startswith(("MODE_", "PURPOSE_", "DURABILITY_", "ROLE_"))}  # fmt: skip
 
 
 class SimulatedCluster:
-    """Nodes, their faults, and what clients need to reach them."""
+    """One cluster and everything that happens to it. `storm`: clients are busy, faults strike."""
 
-    def __init__(self, seed: int, *, nodes: int = 3, faults: Faults | None = None, log: bool = False) -> None:
-        rng = random.Random(seed)
-        self.world = World(seed, faults or Faults.draw(rng), rng, log=[] if log else None)
-        self.history = History()
-        self.settings = Settings(fallback_after_s=0.2, hedge_after_s=0.1, suspect_after_s=0.5)
-        self.definition = Cluster(cluster_id=rng.randbytes(16), secret=rng.randbytes(32), seed=rng.getrandbits(64), partitions=8, n=min(3, nodes))
-        ids = [rng.randbytes(16) for _ in range(nodes)]
-        members = [Member(node_id, f"n{i}", 0, 0, 1, f"127.0.0.1:{7000 + i}", "", 1000, "normal", 0, 0, 1) for i, node_id in enumerate(ids)]
-        self.clients: dict[int, Client] = {}
+    def __init__(
+        self, world: World, faults: Faults, *, nodes: int, definition: Cluster, settings: Settings, retry: RetryPolicy, clients: int
+    ) -> None:  # fmt: skip
+        self.world = world
+        self.faults = faults
+        self.definition = definition
+        self.settings = settings
+        self.storm = False
+        self.history = History(kinds={name.decode(): bucket.kind for name, bucket in definition.buckets.items()})
+        self.history_names: dict[Dot, str] = {}
+        self.history_times: dict[Dot, int] = {}
+        self.requests: dict[tuple[int, int], list[tuple[bytes, bytes, int, str]]] = {}  # (client, request id) -> what was to be written
+        self.acknowledged = 0
+        self.reads = 0
+        self.rotten: set[bytes] = set()
+        self.leaving: set[bytes] = set()
+        self.network = Network(world, faults)
+        self.observer = Observer(self)
         self.nodes: dict[bytes, Node] = {}
-        for node_id in ids:
-            self.nodes[node_id] = Node(self, node_id, members)
-        self._schedule_faults()
+        self.addresses: dict[str, Node] = {}
+        self.clients: dict[int, SimulatedClient] = {}
+        self._rng = world.stream("cluster")
+        self._row_keys: dict[tuple[bytes, bytes], bytes] = {}
+        self.places: dict[bytes, tuple[bytes, bytes]] = {}  # row key -> (bucket, key)
+        self._disconnected: set[Link] = set()  # (node, peer): the node's driver has been told that it has no connection
+        self._least_members = nodes - faults.leavers - faults.losses_max
+        self.nemesis = Nemesis(self)
+        made = [self._make_node() for _ in range(nodes)]
+        members = [Member(n.node_id, n.name, 0, 0, 1, n.address, "", 1000, NORMAL, 0, 0, 1) for n in made]
+        for node in made:
+            node.start(members)
+        for number in range(1, clients + 1):
+            SimulatedClient(self, number, retry)
 
-    def to_client(self, number: int, node: bytes, message: Message) -> None:
-        """A reply reaches its client."""
-        self.world.note("reply", number, message[0], message[1])
-        self.clients[number].receive(message)
+    # --- nodes ------------------------------------------------------------------------------------------------------------------------
 
-    def inspect(self, bucket: bytes, key: bytes, record: bytes) -> None:
-        """Look at a record passing by: its dots must name one value each."""
-        for actor, counter, _, operation, _, value_hash, _, _ in records.versions(record):
-            self.history.check_dot(key, actor, counter, operation, value_hash)
+    def _make_node(self) -> Node:
+        node = Node(self, self._rng.randbytes(16), len(self.nodes))
+        self.nodes[node.node_id] = node
+        self.addresses[node.address] = node
+        return node
 
-    # --- faults -------------------------------------------------------------------------------------------------------------------
+    def add_node(self) -> Node:
+        """A new node joins through one that is up."""
+        node = self._make_node()
+        self.world.note("join", node)
+        node.start(self.known_members())
+        for client in self.clients.values():
+            client.learn()
+        return node
 
-    def _schedule_faults(self) -> None:
-        faults, rng = self.world.faults, self.world.rng
-        if faults.crash_interval_s:
-            self.world.after(rng.expovariate(1 / faults.crash_interval_s), self._crash_some)
-        if faults.cut_interval_s:
-            self.world.after(rng.expovariate(1 / faults.cut_interval_s), self._cut_some)
+    def known_members(self) -> list[Member]:
+        """The membership as some node that is up knows it; empty when none is."""
+        up = [node for node in self.nodes.values() if node.replica is not None]
+        if not up:
+            return []
+        replica = self._rng.choice(up).replica
+        assert replica is not None
+        return list(replica.core.membership.members.values())
 
-    def _crash_some(self) -> None:
-        if self.world.healed:
-            return
-        rng, faults = self.world.rng, self.world.faults
-        everyone = list(self.nodes.values())
-        blackout = rng.random() < faults.blackout  # the power fails for all at once: what was acknowledged must be on their disks
-        for node in everyone if blackout else [rng.choice(everyone)]:
-            if node.replica is not None:
-                self._stop(node, clean=not blackout and rng.random() < 0.25)
-        self.world.after(rng.expovariate(1 / faults.crash_interval_s), self._crash_some)
+    def administer(self, node_id: bytes, status: str) -> bool:
+        """An administrator changes a member's status, on some node that is up; False when there is none."""
+        up = [node for node in self.nodes.values() if node.replica is not None and not node.paused and node.node_id != node_id]
+        up = [node for node in up if node.replica is not None and node_id in node.replica.core.membership.members]
+        if not up:
+            return False
+        node = self._rng.choice(up)
+        assert node.replica is not None
+        node.replica.core.membership.administer(node_id, status=status)
+        self.world.note("administer", self.name_of(node_id), status, "on", node)
+        return True
 
-    def _stop(self, node: Node, clean: bool) -> None:
-        if clean:
-            node.stop_cleanly()
-        else:
-            node.crash(keep_group=self.world.rng.random() < 0.5)
-        self.world.note("stop" if clean else "crash", node.node_id.hex()[:4])
-        self.world.after(self.world.rng.expovariate(1 / self.world.faults.outage_s), self._restart, node, clean)
+    def started(self, node: Node) -> None:
+        """A node is up: connections to it and from it come about."""
+        for other in self.nodes.values():
+            if other is not node:
+                self._look(node.node_id, other.node_id)
+                self._look(other.node_id, node.node_id)
 
-    def _restart(self, node: Node, clean: bool) -> None:
+    def stopped(self, node: Node) -> None:
+        """A node is down: connections break."""
+        for client in self.clients.values():
+            client.node_died(node.node_id, node.boots)
+        for other in self.nodes.values():
+            if other is not node:
+                self._look(other.node_id, node.node_id)
+
+    def links_changed(self, links: list[Link]) -> None:
+        """Links were cut or mended: drivers notice after a while."""
+        for one, other in links:
+            if type(one) is bytes and type(other) is bytes:
+                self._look(one, other)
+                self._look(other, one)
+
+    def _look(self, at: bytes, peer: bytes) -> None:
+        if self.faults.notice_s:
+            self.world.after(self._rng.expovariate(1 / self.faults.notice_s), self._noticed, at, peer)
+
+    def _noticed(self, at: bytes, peer: bytes) -> None:
+        """The driver of `at` finds out whether it has a connection to `peer`."""
+        node, other = self.nodes[at], self.nodes[peer]
         if node.replica is None:
-            node.start(clean)
-
-    def _cut_some(self) -> None:
-        if self.world.healed:
+            self._disconnected.discard((at, peer))
             return
-        rng, faults = self.world.rng, self.world.faults
-        one, other = rng.sample(list(self.nodes), 2)
-        self.world.note("cut", one.hex()[:4], other.hex()[:4])
-        self.world.cut(one, other)
-        self.world.after(rng.expovariate(1 / faults.outage_s), self.world.join, one, other)
-        self.world.after(rng.expovariate(1 / faults.cut_interval_s), self._cut_some)
+        up = other.replica is not None and self.network.passes(at, peer) and self.network.passes(peer, at)
+        if up != ((at, peer) not in self._disconnected):
+            if node.paused:
+                self.world.after(0.1, self._noticed, at, peer)
+                return
+            (self._disconnected.discard if up else self._disconnected.add)((at, peer))
+            node.peer(peer, up)
 
     def heal(self) -> None:
-        """End all faults: links mend, nodes come back."""
+        """End all faults."""
         self.world.note("heal")
         self.world.healed = True
+        self.network.mend_all()
+        self.nemesis.heal()
         for one in self.nodes:
             for other in self.nodes:
-                self.world.join(one, other)
-        for node in self.nodes.values():
-            self._restart(node, clean=False)
+                if one != other:
+                    self._look(one, other)
 
-    # --- judgement ----------------------------------------------------------------------------------------------------------------
+    def live(self) -> list[Node]:
+        """The nodes that are there to stay."""
+        return [node for node in self.nodes.values() if not node.removed]
 
-    def final_records(self, bucket: bytes, key: bytes) -> list[bytes]:
-        """The durable record of the key on each of its owners (b"" = absent); damaged rows raise."""
-        found = []
-        for node in self.nodes.values():
+    # --- names ------------------------------------------------------------------------------------------------------------------------
+
+    def row_key(self, bucket: bytes, key: bytes) -> bytes:
+        """The row key of a key."""
+        known = self._row_keys.get((bucket, key))
+        if known is None:
+            node = next(node for node in self.nodes.values() if node.replica is not None)
             assert node.replica is not None
-            core = node.replica.core
-            partition, row_key = core.locate(bucket, key)
-            if node.node_id in core.ring.owners(partition):
-                data = node.disk.objects.get(row_key)
-                found.append(b"" if data is None else decode_row(row_key, data).record)
+            known = self._row_keys[bucket, key] = node.replica.core.locate(bucket, key)[1]
+            self.places[known] = bucket, key
+        return known
+
+    def required(self, bucket: bytes, w: int) -> int:
+        """The W of a write, at the least: the ring may have shrunk."""
+        definition = self.definition.bucket(bucket)
+        return needed(w, definition.w, self.definition.w, definition.n or self.definition.n, max(1, self._least_members))
+
+    @staticmethod
+    def key_name(key: bytes) -> str:
+        """A key as histories have it."""
+        return key.decode("utf-8", "surrogateescape")
+
+    @staticmethod
+    def key_bytes(name: str) -> bytes:
+        """The inverse of `key_name`."""
+        return name.encode("utf-8", "surrogateescape")
+
+    def key_text(self, bucket: bytes, key: bytes) -> str:
+        """A key for people."""
+        return place_text(bucket.decode(), self.key_name(key))
+
+    def name_of(self, source: Source) -> str:
+        """A node or client for people."""
+        if type(source) is int:
+            return f"c{source}"
+        return str(self.nodes[source]) if type(source) is bytes and source in self.nodes else "?"
+
+    def describe(self, message: Message) -> str:
+        """A message for people: its type, request id, key, and the operations it is about."""
+        kind = message[0]
+        text = f"{_KINDS.get(kind, kind)} {message[1]}"
+        if kind in (m.GET, m.PUT, m.READ, m.REPLICATE):
+            text += f" {self.key_text(message[2], message[3])}"
+        if kind == m.PUT:
+            text += f" {message[10].hex()[:8]}"
+        elif kind == m.REPLICATE:
+            text += f" {self.describe_record(message[4])}"
+        elif kind == m.READ_REPLY:
+            text += f" code={message[2]} " + ("=" if message[5] is None else self.describe_record(message[5]))
+        elif kind == m.GET_REPLY:
+            text += " " + " ".join(f"{s[0][:4].hex()}({s[1] >> 48:04x}:{s[2]})" for s in message[6]) + f" +{len(message[7])} deleted"
+        elif kind == m.PUT_REPLY:
+            text += f" ({message[5] >> 48:04x}:{message[6]}) confirmed={message[8]}"
+        elif kind in (m.FORWARD, m.FORWARD_REPLY):
+            text += f" [{self.describe(message[2])}]"
+        elif kind in (m.ERROR, m.REPLICATE_REPLY):
+            text += " " + " ".join(str(part) for part in message[2:5])
+        return text
+
+    @staticmethod
+    def describe_record(record: bytes) -> str:
+        """The versions of a record for people: the first digits of operation and actor, the counter, and x for a tombstone."""
+        if not record:
+            return "-"
+        return " ".join(f"{v[3].hex()[:8]}({v[0] >> 48:04x}:{v[1]}{'x' if v[6] else ''})" for v in records.versions(record))
+
+    # --- judgement --------------------------------------------------------------------------------------------------------------------
+
+    def differences(self) -> list[Violation]:
+        """What keeps the cluster from having converged: different records at owners, hints, rows at nodes that do not own them, different views
+        of the membership."""
+        found: list[Violation] = []
+        live = self.live()
+        views = {node.replica.core.membership.digest() if node.replica is not None else b"" for node in live}
+        if len(views) > 1:
+            found.append(Violation("converge", f"{len(views)} views of the membership", time=self.world.now))
+        for node in live:
+            if node.disk.hints:
+                found.append(Violation("converge", f"{node} still has {len(node.disk.hints)} hints", time=self.world.now))
+        for key in sorted({key for node in live for key in node.disk.objects}):
+            found.extend(self._differences_of(key, live))
         return found
 
+    def _differences_of(self, key: bytes, live: list[Node]) -> list[Violation]:
+        bucket, name = self.places[key]
+        partition = int.from_bytes(key[:2], "big")
+        owners = self._owners(partition, bucket)
+        held: dict[bytes, list[str]] = {}
+        place, beyond_repair = self.key_text(bucket, name), []
+        for node in live:
+            data = node.disk.objects.get(key)
+            owned = node.node_id in owners
+            if data is not None and not owned:
+                damaged = ", and damaged" if key in node.disk.damaged else ""
+                return [Violation("converge", f"{node} still has a row of {place}, which it does not own{damaged}", time=self.world.now)]
+            try:
+                record = b"" if data is None else decode_row(key, data).record
+            except CorruptRecord as error:
+                beyond_repair.append(Violation("converge", f"{node} has a damaged row of {place}: {error}", time=self.world.now))
+                continue
+            if owned:
+                held.setdefault(record, []).append(node.name)
+        if len(held) <= 1:
+            return beyond_repair if any(held) else []  # where no owner has a good copy, there is nothing to repair it from
+        text = "; ".join(f"{' '.join(names)}: {self.describe_record(record)}" for record, names in held.items())
+        return [Violation("converge", f"owners of {place} differ: {text}", time=self.world.now)]
 
-class Client:
-    """A client's side of the network: one request at a time, a time-out, and the token and values it was shown for each key."""
+    def _owners(self, partition: int, bucket: bytes) -> tuple[bytes, ...]:
+        replica = next(node.replica for node in self.live() if node.replica is not None)
+        return replica.core.owners(partition, self.definition.bucket(bucket))
 
-    def __init__(self, cluster: SimulatedCluster, number: int) -> None:
-        self.cluster = cluster
-        self.world = cluster.world
-        self.number = number
-        self._request = 0
-        self._waiting: dict[int, object] = {}
-        cluster.clients[number] = self
-
-    def ask(self, node: bytes, message: Message, timeout_s: float, then: object) -> None:
-        """Send a request (its id is filled in); `then(reply | None)` is called once, None on time-out."""
-        self._request += 1
-        request_id = self._request
-        self._waiting[request_id] = then
-        target = self.cluster.nodes[node]
-        self.world.carry(self.number, node, True, target.deliver, target.boots, self.number, (message[0], request_id, *message[2:]))
-        self.world.after(timeout_s, self._finish, request_id, None)
-
-    def receive(self, message: Message) -> None:
-        """A reply arrived; late and repeated ones find nobody waiting."""
-        self._finish(message[1], message)
-
-    def _finish(self, request_id: int, reply: Message | None) -> None:
-        then = self._waiting.pop(request_id, None)
-        if then is not None:
-            then(reply)  # type: ignore[operator]
+    def record_final(self) -> None:
+        """Put what the owners hold into the history, joined where they differ, for every key that was ever written to."""
+        names = sorted({(write.bucket, write.key) for write in self.history.writes.values()})
+        for bucket, key in names:
+            merged = b""
+            place = self.row_key(bucket.encode(), self.key_bytes(key))
+            for node in self.live():
+                data = node.disk.objects.get(place)
+                try:
+                    merged = records.merge(merged, decode_row(place, data).record) if data is not None else merged
+                except DynamoError:
+                    continue  # reported as a difference
+            versions = [
+                Version((actor, counter), operation.hex(), time, tombstone)
+                for actor, counter, time, operation, _, _, tombstone, _ in (records.versions(merged) if merged else ())
+            ]
+            self.world.fold_bytes(merged)
+            self.history.add(Final(bucket, key, versions))
 
 
-def error_of(reply: Message) -> DynamoError:
-    """The error an ERROR message stands for."""
-    from dynamo.errors import from_wire
+# --- drawing a configuration ------------------------------------------------------------------------------------------------------------
 
-    return from_wire(*reply[2:7])
+
+def draw_cluster(rng: Random, nodes: int) -> Cluster:
+    """The document of a random cluster: N, R, W, Q and buckets of several kinds."""
+    n = min(nodes, rng.choice((1, 2, 3, 3, 3, 3, 4, 5)))
+
+    def quorum(name_chance: float) -> int:
+        dice, number = rng.random(), rng.randint(1, n)
+        return number if dice < name_chance else 0
+
+    small = min(nodes, rng.choice((1, 2, 3)))
+    buckets = {
+        b"lww": BucketDefinition(kind="last_write_wins", version=1),
+        b"sets": BucketDefinition(version=1),
+        b"few": BucketDefinition(siblings_max=rng.choice((2, 4, 10)), value_bytes_max=300, version=1),
+        b"small": BucketDefinition(n=small, w=rng.choice((0, 1)), r=rng.choice((0, 1)), version=1),
+        b"strict": BucketDefinition(pw=n // 2 + 1, pr=n // 2 + 1, version=1),
+    }
+    # Fewer than the usual in both, or W could ask for more copies than a small bucket has.
+    return Cluster(cluster_id=rng.randbytes(16), secret=rng.randbytes(32), seed=rng.getrandbits(64), partitions=rng.choice((8, 16, 32, 64)), n=n,
+                   r=min(quorum(0.2), small), w=min(quorum(0.2), small), buckets=buckets)  # fmt: skip
+
+
+def draw_settings(rng: Random) -> Settings:
+    """Random intervals and limits. Whatever this version's `Settings` does not know is left out."""
+    drawn: dict[str, Any] = {
+        "fallback_after_s": rng.choice((0.03, 0.1, 0.2, 0.5)),
+        "hedge_after_s": rng.choice((0.02, 0.05, 0.2)),
+        "suspect_after_s": rng.choice((0.3, 1.0, 2.0)),
+        "probe_interval_s": rng.choice((0.2, 0.5, 1.0)),
+        "heartbeat_interval_s": rng.choice((0.5, 1.0, 2.0)),
+        "pending_max": rng.choice((20, 20_000, 20_000)),
+        "operations_max": rng.choice((4, 100, 20_000)),
+        "record_bytes_max": rng.choice((8_000, 4 << 20)),
+        "handoff_window": rng.choice((1, 4, 64)),
+        "handoff_retry_s": rng.choice((0.5, 2.0)),
+        "hint_bytes_max": rng.choice((2_000, 256 << 20, 256 << 20)),
+        "hint_window": rng.choice((1, 4, 64)),
+        "hint_retry_s": rng.choice((0.3, 1.0)),
+        "exchange_interval_s": rng.choice((2.0, 5.0, 10.0)),
+        "repair_window": rng.choice((1, 4, 64)),
+        "tree_slice_rows": rng.choice((1, 3, 512)),
+        "tree_slice_s": rng.choice((0.01, 0.2)),
+    }
+    known = {f.name for f in fields(Settings)}
+    return Settings(**{name: value for name, value in drawn.items() if name in known})

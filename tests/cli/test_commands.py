@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from fake_node import FakeNode, Script, error, get_reply, put_reply, store
+from fake_node import FakeNode, Script, error, get_reply, put_reply, scan_reply, store
 
 import dynamo
 from dynamo.cli import main
@@ -55,6 +56,7 @@ def test_writes_print_the_token_alone(run: Run) -> None:
     token = b"cHV0LXRva2Vu"
     assert run("put", "alice", "hello") == (0, token + b"\n", b"")
     assert run("set", "alice", "hello", "-o", "raw") == (0, token + b"\n", b"")
+    assert run("set", "alice", "hello", "-b", "people")[0] == 0
     code, out, _ = run("delete", "alice", "--blind", "-o", "json", "-b", "people")
     assert (code, json.loads(out)) == (0, {"key": "alice", "bucket": "people", "context": token.decode()})
 
@@ -117,6 +119,50 @@ def test_unseen_siblings_are_talk(run: Run, monkeypatch: pytest.MonkeyPatch, nod
     assert (code, out) == (0, b"cHV0LXRva2Vu\n") and b"2 siblings" in err
 
 
+# --- scan -------------------------------------------------------------------------------------------------------------------------------
+
+
+ENTRIES = ((b"a\tb", b"1\n"), (b"\xff", b"\x00"), ("ö".encode(), "é".encode()))
+
+
+@pytest.mark.parametrize("script", [lambda message: scan_reply(*ENTRIES)])
+def test_scan_prints_a_line_a_value_or_the_exact_keys(run: Run, node: FakeNode) -> None:
+    expected = "a\\tb\t1\\n\n\\xff\t\\x00\nö\té\n".encode()
+    assert run("scan", "pre", "-b", "people") == (0, expected, b"")
+    assert run("scan", "-o", "raw") == (0, b"a\tb\0\xff\0\xc3\xb6\0", b"")
+    assert [request[2:6] for request in node.requests] == [(b"people", b"pre", b"", 0), (b"default", b"", b"", 0)]
+
+
+@pytest.mark.parametrize("script", [lambda message: scan_reply((b"a", b"1")) if message[0] == m.SCAN else get_reply(b"1")])
+def test_scan_json_is_a_line_of_get_json_for_each_key(run: Run) -> None:
+    assert run("scan", "-o", "json")[1] == run("get", "a", "-o", "json")[1]
+
+
+@pytest.mark.parametrize("script", [answering(scan_reply((b"a", b"1"), (b"b", b"2"), cursor=b"c"), scan_reply((b"c", b"3")))])
+def test_scan_names_the_cursor_where_it_stops(run: Run, node: FakeNode) -> None:
+    code, out, err = run("scan", "--limit", "2")
+    assert (code, out) == (0, b"a\t1\nb\t2\n")
+    cursor = err.decode().split()[-1]
+    assert run("scan", "--cursor", cursor) == (0, b"c\t3\n", b"")
+    assert [request[4:6] for request in node.requests] == [(b"", 2), (b"behind b", 0)]
+
+
+@pytest.mark.parametrize("script", [answering(scan_reply((b"a", b"1"), cursor=b"c"), error(1, required=2, received=1))])
+def test_scan_that_fails_says_how_to_go_on_and_has_its_exit_code(run: Run) -> None:
+    code, out, err = run("scan")
+    assert (code, out) == (5, b"a\t1\n") and b"--cursor YmVoaW5kIGE" in err
+
+
+@pytest.mark.parametrize("script", [lambda message: scan_reply(*ENTRIES)])
+def test_a_reader_that_has_seen_enough_is_no_mishap(node: FakeNode, run: Run) -> None:
+    environ = {"PYTHONPATH": str(Path(dynamo.__file__).parent.parent), "DYNAMO_AT": node.address}
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, "-m", "dynamo", "scan"], env=environ, stdout=write, stderr=subprocess.PIPE, timeout=30)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
 # --- exit codes -----------------------------------------------------------------------------------------------------------------------
 
 
@@ -157,6 +203,10 @@ def test_nobody_there_is_unavailable(run: Run) -> None:
         ("get", "k", "-o", "xml"),
         ("get", "k", "--at", "h:port"),
         ("get", "k", "--timeout", "0"),
+        ("scan", "--limit", "0"),
+        ("scan", "--cursor", "!"),
+        ("scan", "one", "two"),
+        ("stats", "-o", "raw"),
         ("serve", "--durability", "perhaps"),
     ],
 )
@@ -170,7 +220,7 @@ def test_a_bad_configuration_exits_with_7(arguments: tuple[str, ...], run: Run) 
     assert run(*arguments)[:2] == (7, b"")
 
 
-@pytest.mark.parametrize("command", ["serve", "demo", "version", "get", "put", "set", "delete", "cluster", "ring"])
+@pytest.mark.parametrize("command", ["serve", "demo", "version", "get", "put", "set", "delete", "scan", "stats", "cluster", "ring"])
 def test_every_command_explains_itself(command: str, run: Run) -> None:
     code, out, _ = run(command, "--help")
     assert code == 0 and b"Usage: dynamo " + command.encode() in out
@@ -205,6 +255,17 @@ def test_ring_preflist(run: Run, node: FakeNode) -> None:
     whole = {"key": "k", "bucket": "people", "position": 1 << 63, "partition": 4, "owners": owners, "fallbacks": fallbacks}
     assert code == 0 and json.loads(out) == whole and node.requests[0][2:] == (b"people", b"k")
     assert run("ring", "preflist", "k")[1].splitlines()[-1].split() == [b"fallback", b"n2", b"h:2"]
+
+
+COUNTS = {"node": "n1", "address": "h:1", "steps": 7, "commits": 3}
+
+
+@pytest.mark.parametrize("script", [lambda message: (m.STATS_REPLY, 0, encode_document(COUNTS))])
+def test_stats(run: Run) -> None:
+    code, out, _ = run("stats", "-o", "json")
+    assert code == 0 and json.loads(out) == COUNTS
+    code, out, _ = run("stats")
+    assert code == 0 and [line.split() for line in out.splitlines()] == [[b"node", b"n1"], [b"address", b"h:1"], [b"commits", b"3"], [b"steps", b"7"]]
 
 
 def test_version(run: Run) -> None:

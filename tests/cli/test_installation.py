@@ -114,7 +114,7 @@ def test_a_module_over_ours_is_named(start: Start, site: Path) -> None:
 
 def test_files_that_went_with_another_distribution_are_missed(start: Start, site: Path) -> None:
     (site / "dynamo" / "__init__.py").unlink()
-    assert refuses(start("version", others=False), str(site / "dynamo"), "without an __init__.py")
+    assert refuses(start("version", others=False), str(site / "dynamo"), "without an __init__.py", "reinstall it")
     shutil.rmtree(site / "dynamo")
     assert refuses(start("version", others=False), "leads to nothing")
 

@@ -15,7 +15,7 @@ from dynamo.model.messages import Message
 from dynamo.wire import hello
 from dynamo.wire.frames import FrameDecoder, encode
 
-Script = Callable[[Message], Message | None]
+Script = Callable[[Message], Message | list[Message] | None]
 SILENT = None  # what a script returns to leave a request unanswered
 
 
@@ -24,7 +24,8 @@ class HangUp(Exception):
 
 
 class FakeNode:
-    """Answers each request with what `script` makes of it; keeps `requests` and counts `connections`. A reply's request id of 0 is filled in.
+    """Answers each request with what `script` makes of it; keeps `requests` and counts `connections`. A reply's request id of 0 is filled in;
+    several replies, to this and to earlier requests, come as a list with their ids.
     Unless it is `choosy`, it greets clients of other clusters, too."""
 
     def __init__(self, script: Script, port: int = 0, cluster_id: bytes = b"c" * 16, choosy: bool = True) -> None:
@@ -76,8 +77,8 @@ class FakeNode:
                 raise HangUp
             for message in self._open[connection].feed(data):
                 reply = self._greeting(message) if message[0] == m.HELLO else self._answer(message)
-                if reply is not None:
-                    connection.sendall(encode(reply))
+                for each in reply if isinstance(reply, list) else [reply] if reply is not None else []:
+                    connection.sendall(encode(each))
         except (HangUp, ConnectionError):
             del self._open[connection]
             connection.close()
@@ -89,10 +90,10 @@ class FakeNode:
         mine = hello.Hello(cluster_id=self._cluster_id, partitions=8, role=m.ROLE_PEER, node_id=b"n" * 16, boot_nonce=b"b" * 16)
         return hello.message_of(mine, (0, 0))
 
-    def _answer(self, message: Message) -> Message | None:
+    def _answer(self, message: Message) -> Message | list[Message] | None:
         self.requests.append(message)
         reply = self.script(message)
-        return None if reply is None else (reply[0], reply[1] or message[1], *reply[2:])
+        return reply if reply is None or isinstance(reply, list) else (reply[0], reply[1] or message[1], *reply[2:])
 
 
 def get_reply(*values: bytes, token: bytes = b"token", owners: int = 3) -> Message:
@@ -108,6 +109,11 @@ def error(code: int, maybe_applied: bool = False, text: str = "refused", **count
     return m.error_message(0, code, text, maybe_applied, **counts)
 
 
+def scan_reply(*entries: tuple[bytes, bytes], cursor: bytes = b"", owners: int = 2) -> Message:
+    found = tuple((key, b"token", ((value, 7, 1, 1_000_000 << 12),), b"behind " + key) for key, value in entries)
+    return (m.SCAN_REPLY, 0, 1, 1, found, cursor, owners)
+
+
 def store() -> Script:
     """A script that keeps one value a key, enough for a client to write and read back."""
     data: dict[Any, bytes] = {}
@@ -119,6 +125,9 @@ def store() -> Script:
         if message[0] == m.GET_MANY:
             names = [(message[2], key) for key in message[3]]
             return (m.GET_MANY_REPLY, 0, tuple(get_reply(data[name]) if name in data else get_reply() for name in names))
+        if message[0] == m.PUT_MANY:
+            data.update({(message[2], entry[0]): entry[1] for entry in message[3]})
+            return (m.PUT_MANY_REPLY, 0, tuple(put_reply() for _ in message[3]))
         assert message[0] == m.PUT
         if message[4] is None:
             data.pop(message[2:4], None)

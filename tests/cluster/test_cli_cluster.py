@@ -120,6 +120,21 @@ def test_many_keys_at_once(at: list[str]) -> None:
         assert isinstance(result, dynamo.Result) and result.value == (b"%d" % i if i % 3 == 0 else None)
 
 
+def test_scan_lists_what_get_shows(at: list[str]) -> None:
+    for i in range(5):
+        ok("set", "--at", at[0], "-b", "listed", f"key-{i}", f"value-{i}")
+    ok("delete", "--at", at[1], "-b", "listed", "--blind", "key-2")
+    lines = ok("scan", "--at", at[2], "-b", "listed", "-o", "json").splitlines(keepends=True)
+    assert sorted(lines) == sorted(ok("get", "--at", at[2], "-b", "listed", "-o", "json", f"key-{i}") for i in (0, 1, 3, 4))
+    assert ok("scan", "--at", at[0], "-b", "listed", "key-3") == "key-3\tvalue-3\n" and ok("scan", "--at", at[0], "-b", "empty") == ""
+
+
+def test_stats_are_counts_of_the_asked_node(cluster: ServedCluster, at: list[str]) -> None:
+    for node, address in zip(cluster.nodes, at, strict=True):
+        counts = json.loads(ok("stats", "-o", "json", "--at", address))
+        assert (counts["node"], counts["address"]) == (node.name, address) and counts["messages_in"] > 0 and counts["members"] == 3
+
+
 # --- the cluster ------------------------------------------------------------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import threading
 
 import pytest
 import trio
@@ -292,6 +293,40 @@ def test_a_defect_in_the_reactor_ends_the_node_with_its_error_and_not_cleanly(tm
     run(test)
 
 
+def test_a_start_that_fails_does_not_make_an_unclean_directory_clean(tmp_path):
+    async def test():
+        with pytest.raises(ZeroDivisionError):
+            async with node(tmp_path / "1") as one:
+                one._parts.reactor.call_soon(lambda now: 1 // 0)
+                await trio.sleep_forever()
+        with pytest.raises(ConfigError, match="partitions"):
+            async with node(tmp_path / "1", partitions=512):
+                pass
+        async with node(tmp_path / "1") as one:
+            assert not one._directory.clean
+        with pytest.raises(ConfigError, match="partitions"):
+            async with node(tmp_path / "1", partitions=512):
+                pass
+        async with node(tmp_path / "1") as one:  # and it leaves a clean one clean
+            assert one._directory.clean
+
+    run(test)
+
+
+def test_a_node_whose_peers_know_a_longer_lease_starts_a_new_actor(tmp_path):
+    async def test():
+        async with node(tmp_path / "1") as one:
+            await one.ready()
+            actor = (await stored(one.address, b"k", b"v"))[5]
+            parts = one._parts
+            lease_end = parts.replica.core.actor.lease_end
+            for known, same in (((actor, lease_end), True), ((actor + 1, lease_end + 9), True), ((actor, lease_end + 1), False)):
+                parts.reactor.call_soon(lambda now, known=known: parts._lease_heard(*known))
+                assert ((await stored(one.address, b"k", b"v"))[5] == actor) is same
+
+    run(test)
+
+
 def test_a_failed_commit_is_an_error_to_its_clients_and_a_new_actor(tmp_path):
     async def test():
         async with node(tmp_path / "1", durability="synced") as one:
@@ -329,6 +364,43 @@ def test_requests_in_flight_are_answered_before_the_node_stops(tmp_path):
             assert await caller.receive() is None
         with pytest.raises(OSError):
             await connect(one.address)
+
+    run(test)
+
+
+@pytest.mark.parametrize("how", ["leaving", "cancelled"])
+def test_a_put_that_waits_for_another_node_is_answered_before_the_node_stops(tmp_path, how):
+    async def test():
+        async with node(tmp_path / "2", durability="synced") as two:
+            await two.ready()
+            engine, allowed = two._directory.engine, threading.Event()
+            real = engine.commit
+
+            def slow(group, entering=None):
+                if group.objects:
+                    entering()  # the reactor goes on; the disk does not
+                    allowed.wait(10)
+                real(group)
+
+            async def release(one):
+                while not one._parts.reactor.links.draining:
+                    await trio.testing.wait_all_tasks_blocked()
+                allowed.set()
+
+            async with trio.open_nursery() as nursery:
+                with trio.CancelScope() as scope:
+                    async with node(tmp_path / "1", join=[two.address], durability="relaxed") as one:
+                        await one.ready()
+                        engine.commit = slow
+                        caller = await greeted(one.address)
+                        await caller.send(put(b"k", b"v", w=2))
+                        while not one._parts.replica.core.pending:
+                            await trio.testing.wait_all_tasks_blocked()
+                        nursery.start_soon(release, one)
+                        if how == "cancelled":
+                            scope.cancel()
+                            await trio.sleep_forever()
+            assert (await caller.receive())[0] == m.PUT_REPLY
 
     run(test)
 

@@ -9,7 +9,7 @@ import struct
 
 import pytest
 import trio
-from rig import Echo, connect, get, greeted, put, run, running
+from rig import CLUSTER, SECRET, Echo, connect, get, greeted, put, run, running
 
 from dynamo.errors import ConfigError, ConnectionFailed, ProtocolError, StorageFull, ValueTooLarge
 from dynamo.model import messages as m
@@ -18,7 +18,7 @@ from dynamo.net import reactor as reactor_module
 from dynamo.net.limits import Limits
 from dynamo.net.sockets import listen
 from dynamo.wire.frames import encode
-from dynamo.wire.hello import Hello, client_hello, message_of
+from dynamo.wire.hello import Hello, client_hello, message_of, sign
 
 
 def test_echo_round_trip():
@@ -70,14 +70,16 @@ def test_a_connection_that_always_has_more_does_not_starve_the_others(monkeypatc
     async def test():
         echo = Echo()
         async with running(echo) as reactor:
-            flood, others = await greeted(reactor.address), [await greeted(reactor.address) for _ in range(5)]
-            # All of it is there before the reactor looks, and the flood stays first in the kernel's list.
-            sent = flood.stream.socket._sock.send(b"".join(encode(get(i)) for i in range(40_000)))
+            flood, others = await connect(reactor.address), [await greeted(reactor.address) for _ in range(5)]
+            peer = Hello(cluster_id=CLUSTER, partitions=256, tree_shape=1, role=m.ROLE_PEER, node_id=b"p" * 16, boot_nonce=b"p" * 16)
+            assert (await flood.ask(message_of(sign(peer, SECRET))))[0] == m.HELLO_REPLY
+            # All of it is there before the reactor looks, and the flood stays first in the kernel's list. (Clients have a window; peers have none.)
+            sent = flood.stream.socket._sock.send(encode((m.GOSSIP_PUSH, 0, ())) * 20_000)
             assert sent > 50_000
             for i, caller in enumerate(others):
                 caller.stream.socket._sock.send(encode(get(100_000 + i)))
             await echo.until(lambda: sum(message[1] >= 100_000 for _, message in echo.received) == 5)
-            assert len(echo.batches) <= 12
+            assert len(echo.batches) <= 20  # not all of the flood's pieces, of which there are fifty, came before
 
     run(test)
 
@@ -315,6 +317,28 @@ def test_a_client_that_asks_for_far_more_than_the_bound_gets_all_of_it(at_once):
     run(test)
 
 
+def test_what_a_client_has_asked_for_and_not_taken_is_bounded():
+    async def test():
+        echo = Echo()
+        echo.copies = 100_000
+        async with running(echo) as reactor:
+            caller, other = await greeted(reactor.address), await greeted(reactor.address)
+            flood = encode(get(1)) * 2000
+            with trio.move_on_after(30):
+                while reactor.counters["steps"] < 500:
+                    with trio.move_on_after(0.02) as blocked:
+                        await caller.stream.send_all(flood)
+                    if blocked.cancelled_caught:
+                        break
+            link = max(reactor.links.by_descriptor.values(), key=lambda link: link.output_bytes)
+            assert link.backlog and len(link.backlog) <= connection_module.RECEIVE_BYTES // len(encode(get(1))) + 1
+            assert link.output_bytes < reactor.limits.output_bytes_max and not reactor.counters["connections_cut_off"]
+            echo.copies = 1
+            assert (await other.ask(get(2)))[1] == 2
+
+    run(test)
+
+
 def test_small_answers_open_the_window():
     async def test():
         echo, made = Echo(), []
@@ -356,6 +380,21 @@ def test_unfinished_frames_are_bounded_over_all_connections():
             assert await callers[2].receive() is None
             assert reactor.counters["connections_cut_off"] == 1
             assert sum(link.held_bytes for link in reactor.links.by_descriptor.values()) == 2 * 49_004
+
+    run(test)
+
+
+def test_waiting_output_is_bounded_over_all_connections():
+    async def test():
+        echo = Echo()
+        echo.copies = 1_000_000
+        async with running(echo, limits=Limits(output_total_bytes_max=20 << 20)) as reactor:
+            callers = [await greeted(reactor.address) for _ in range(6)]
+            for caller in callers:
+                await caller.send(get(1), get(2), get(3))
+            await echo.until(lambda: reactor.counters["connections_cut_off"])
+            await trio.testing.wait_all_tasks_blocked()
+            assert sum(link.output_bytes for link in reactor.links.by_descriptor.values()) <= 20 << 20
 
     run(test)
 

@@ -1,0 +1,294 @@
+"""One simulated node: a disk, and while it is up a real `Replica` over it. This is the driver's part, `dynamo.node`'s in virtual time.
+
+It does what the driver contract says and nothing else: messages, time and commit reports go in, a `Ready` comes out, its messages leave at once,
+its group is committed, what waited for the group leaves after it. A node can die at any moment, be paused, and have clocks of its own.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+from math import log
+from typing import TYPE_CHECKING, Any
+
+from dynamo.errors import StorageFailed
+from dynamo.membership.members import Membership
+from dynamo.model import messages as m
+from dynamo.model.group import Group
+from dynamo.model.member import LEFT, NORMAL, Member
+from dynamo.model.messages import Message, Source
+from dynamo.net.spread import Spread
+from dynamo.replication import ActorLease, Replica
+from dynamo.testing.disk import Disk
+
+if TYPE_CHECKING:
+    from dynamo.testing.simulator import SimulatedCluster
+
+_WALL_START_US = 1_700_000_000_000_000
+_START_RETRY_S = 0.5
+_LAST_COMMITS_MAX = 20
+COMMIT_S_MAX = 10.0
+_NEVER = float("inf")
+_TAKES_HINTS = "scan_hints" in inspect.signature(Replica).parameters
+
+
+class Node:
+    """One node of a simulated cluster. `boots` counts its starts; what was meant for an earlier boot does not arrive."""
+
+    def __init__(self, cluster: SimulatedCluster, node_id: bytes, number: int) -> None:
+        self.cluster = cluster
+        self.world = cluster.world
+        self.node_id = node_id
+        self.number = number
+        self.name = f"n{number}"
+        self.address = f"127.0.0.1:{7000 + number}"
+        self.rng = self.world.stream(f"node/{number}")
+        self.disk = Disk(self.rng)
+        self.boots = 0
+        self.replica: Replica | None = None
+        self.removed = False  # by an administrator, for good
+        self.paused = False
+        self.wall_offset_s = 0.0
+        drift = cluster.faults.clock_drift
+        self._rate = 1.0 + self.rng.uniform(-drift, drift)  # of the monotonic clock
+        self._origin = self.rng.uniform(0.0, 1e6)
+        self._inbox: list[tuple[Source, Message]] = []
+        self._draining = False
+        self._flying: tuple[Group, list[tuple[Source, Message]]] | None = None
+        self._finished = False  # the group in flight is done, but nobody has been told
+        self._tick_at = _NEVER
+        self._spread: Spread | None = None
+
+    def __repr__(self) -> str:
+        return self.name
+
+    # --- starting and stopping ------------------------------------------------------------------------------------------------------
+
+    def start(self, members: Iterable[Member], clean: bool = False) -> None:
+        """Boot: a new actor unless the stop was clean, and its lease durable before anything is minted."""
+        if self.replica is not None or self.removed:
+            return
+        if self.disk.refusal() is not None:  # a node that cannot write who it is does not start
+            self.world.after(_START_RETRY_S, self.start, list(members), clean)
+            return
+        self.boots += 1
+        lease = ActorLease.load(self.disk.meta.get(b"actor"), clean, self.rng)
+        membership = Membership(self.node_id)
+        known = self.disk.meta.get(b"membership")
+        if known is not None:
+            membership.load(known)
+        membership.merge_all(members)
+        if self.node_id in membership.members and membership.local.status == LEFT:
+            self.removed = True
+            return
+        membership.start(self.name, self.address, lease.actor, lease.lease_end, 1, status=NORMAL)
+        self.disk.meta[b"actor"] = lease.encode()
+        self.disk.meta[b"membership"] = membership.encode()
+        parts: dict[str, Any] = {
+            "settings": self.cluster.settings,
+            "node_id": self.node_id,
+            "cluster": self.cluster.definition,
+            "membership": membership,
+            "actor": lease,
+            "read": self.disk.read,
+            "scan": lambda start, stop, limit: self.disk.scan(start, stop, limit),
+            "random": self.world.stream(f"replica/{self.number}/{self.boots}"),
+            "wall_us": self._wall_us,
+            "durability": m.DURABILITY_SYNCED,
+        }
+        if _TAKES_HINTS:
+            parts["scan_hints"] = lambda start, stop, limit: self.disk.scan_hints(start, stop, limit)
+        self.replica = Replica(**parts)
+        self._spread = Spread(membership)
+        self._flying, self._finished, self._inbox, self._draining, self.paused = None, False, [], False, False
+        self._tick_at = _NEVER
+        self.world.note("boot", self.name, self.boots, "clean" if clean else "new actor", f"{lease.actor:016x}")
+        self.cluster.started(self)
+        self._pump()
+
+    def crash(self, keep_group: bool) -> None:
+        """Die. The group in flight may have reached the disk or not; nobody was told either way."""
+        if self._flying is not None and (self._finished or (keep_group and self.disk.refusal() is None)):
+            self._apply(self._flying[0])
+        self._down()
+
+    def stop_cleanly(self) -> bool:
+        """Stop in order; whether the actor may go on, because all that was staged is on disk."""
+        clean = True
+        for _ in range(_LAST_COMMITS_MAX):
+            if self.replica is None or self._flying is None:
+                break
+            self.paused = False
+            clean = self._complete(self.boots) and clean
+        if self.replica is None:
+            return False
+        clean = clean and self._flying is None and self.replica.core.actor.staged is None
+        self._down()
+        return clean
+
+    def _down(self) -> None:
+        self.replica, self._flying, self._finished, self._spread = None, None, False, None
+        self._inbox = []
+        self.cluster.stopped(self)
+
+    def pause(self, length_s: float) -> None:
+        """Handle nothing for a while (SIGSTOP, a long garbage collection, a stalled machine), then everything that came meanwhile."""
+        if self.replica is not None and not self.paused:
+            self.paused = True
+            self.world.note("pause", self.name, f"{length_s:.2f}")
+            self.world.after(length_s, self.resume, self.boots)
+
+    def resume(self, boot: int) -> None:
+        """Go on after a pause."""
+        if boot != self.boots or self.replica is None or not self.paused:
+            return
+        self.paused = False
+        self.world.note("resume", self.name, len(self._inbox))
+        if self._finished and self.rng.random() < 0.5:
+            self._report()
+        if self._inbox:
+            self._drain(boot)
+        if self._finished:
+            self._report()
+        if self.replica is not None:
+            self._tick_at = _NEVER
+            self._pump()
+
+    # --- what goes in ---------------------------------------------------------------------------------------------------------------
+
+    def now(self) -> float:
+        """This node's monotonic time."""
+        return self._origin + self.world.now * self._rate
+
+    def arrive(self, boot: int, source: Source, message: Message) -> None:
+        """A message arrives; one sent over a connection that died with an earlier boot does not."""
+        if self.replica is None or boot != self.boots:
+            return
+        world = self.world
+        world.delivered += 1
+        world.fold(self.number, message[0] + (message[1] << 8))
+        if world.log is not None:
+            world.log.append(f"{world.now:11.6f} {self.cluster.name_of(source)} -> {self.name} {self.cluster.describe(message)}")
+        if self.paused or self.cluster.faults.poll_s:
+            self._inbox.append((source, message))
+            if not self.paused and not self._draining:
+                self._draining = True
+                world.after(self.cluster.faults.poll_s * self.rng.random(), self._drain, boot)
+            return
+        self.replica.receive([(source, message)], self._origin + world.now * self._rate)
+        self._pump()
+
+    def _drain(self, boot: int) -> None:
+        if boot != self.boots or self.replica is None:
+            return
+        self._draining = False
+        if self.paused or not self._inbox:
+            return
+        batch, self._inbox = self._inbox, []
+        self.replica.receive(batch, self.now())
+        self._pump()
+
+    def peer(self, node_id: bytes, up: bool) -> None:
+        """The driver gained or lost its connection to a peer."""
+        if self.replica is not None and not self.paused:
+            (self.replica.peer_up if up else self.replica.peer_down)(node_id, self.now())
+            self._pump()
+
+    def _tick(self, boot: int, scheduled: float) -> None:
+        if boot != self.boots or self.replica is None or scheduled != self._tick_at or self.paused:
+            return
+        self._tick_at = _NEVER
+        self.replica.tick(self.now())
+        self._pump()
+
+    def _wall_us(self) -> int:
+        """The wall clock, which jumps and drifts; never below 0."""
+        return max(0, _WALL_START_US + int((self.world.now * self._rate + self.wall_offset_s) * 1e6))
+
+    # --- what comes out -------------------------------------------------------------------------------------------------------------
+
+    def _pump(self) -> None:
+        replica, world = self.replica, self.world
+        if replica is None:
+            return
+        ready = replica.take_ready()
+        for destination, message in ready.messages:
+            self._send(destination, message)
+        if self._spread is not None and self._spread.stale:
+            for destination, message in self._spread.look()[1]:
+                self._send(destination, message)
+        if ready.group is not None:
+            # Invariant: one group at a time.
+            assert self._flying is None, "two groups in flight"
+            self._flying = (ready.group, ready.messages_after_commit)
+            self._begin_commit()
+        else:
+            assert not ready.messages_after_commit or self._flying is None
+            for destination, message in ready.messages_after_commit:
+                self._send(destination, message)
+        due = replica.next_deadline
+        if due is not None:
+            at = max((due - self._origin) / self._rate + 1e-7, world.now + 1e-6)  # a hair late, so that rounding cannot make it early
+            if at < self._tick_at - 1e-6:
+                self._tick_at = at
+                world.at(at, self._tick, self.boots, at)
+
+    def _begin_commit(self) -> None:
+        world, faults, rng = self.world, self.cluster.faults, self.rng
+        delay = -log(1.0 - rng.random()) * faults.commit_s * self.disk.slow
+        if world.fault_point("commit.slow", faults.commit_slow, rng):
+            delay *= 100
+        delay = min(delay, COMMIT_S_MAX)
+        if world.fault_point("crash.in_flight", faults.crash_in_flight if self.cluster.storm else 0.0, rng):
+            world.after(delay * rng.random(), self.cluster.nemesis.stop, self, False, self.boots)
+        world.after(delay, self._complete, self.boots)
+
+    def _complete(self, boot: int) -> bool:
+        """The group in flight is done, for better or worse; whether it was for better."""
+        if boot != self.boots or self.replica is None or self._flying is None:
+            return False
+        group = self._flying[0]
+        error = self.disk.refusal()
+        if error is None and self.world.fault_point("commit.fail", self.cluster.faults.commit_failure, self.rng):
+            error = StorageFailed("a simulated I/O error")
+        if error is not None:
+            if self.paused:
+                self.world.after(0.05, self._complete, boot)
+                return False
+            self.world.note("commit failed", self.name, type(error).__name__)
+            self._flying = None
+            self.replica.commit_failed(group, error, self.now())
+            self._pump()
+            return False
+        if self.paused:
+            self._finished = True  # the disk went on, the process did not
+        else:
+            self._report()
+        return True
+
+    def _report(self) -> None:
+        assert self._flying is not None and self.replica is not None
+        (group, messages), self._flying, self._finished = self._flying, None, False
+        self._apply(group)
+        self.replica.committed(group, self.now())
+        for destination, message in messages:
+            self._send(destination, message)
+        self._pump()
+
+    def _apply(self, group: Group) -> None:
+        self.cluster.observer.applying(self, group)
+        self.disk.apply(group)
+
+    def _send(self, destination: Source, message: Message) -> None:
+        cluster = self.cluster
+        cluster.observer.sending(self, destination, message)
+        if type(destination) is int:
+            client = cluster.clients.get(destination)
+            if client is not None:
+                cluster.network.carry(self.node_id, destination, True, client.receive, self.node_id, message)
+            return
+        assert type(destination) is bytes
+        node = cluster.nodes.get(destination)
+        if node is not None:
+            # A request that is passed on is not doubled: connections do not do that, and its refusal rests on there being but one.
+            cluster.network.carry(self.node_id, destination, message[0] == m.FORWARD, node.arrive, node.boots, self.node_id, message)

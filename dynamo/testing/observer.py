@@ -1,0 +1,227 @@
+"""What only a simulation can see: the disks. Holds what nodes say against what they have, at the moment they say it.
+
+durable   a node vouches for (acknowledges, answers a read with) what its disk does not hold; or a client is told that a write is safe, or shown a
+          version, while fewer disks than that have ever held it (P8; DESIGN section 4, "before a commit only ...")
+dropped   a node deletes a row that nobody else holds (DESIGN section 4: a hint is dropped when its target, or every owner, has it)
+
+It also tells the history which versions were seen in stores and on the wire, and which copies were lost with a disk.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dynamo._core import record as records
+from dynamo.errors import CorruptRecord
+from dynamo.model import messages as m
+from dynamo.model.group import Group
+from dynamo.model.key import split_row_key
+from dynamo.model.messages import Message, Source
+from dynamo.model.row import decode_row
+from dynamo.testing.checkers import Violation
+from dynamo.testing.disk import Table
+from dynamo.testing.history import Dot, LostCopies, Seen, Version
+
+if TYPE_CHECKING:
+    from dynamo.testing.node import Node
+    from dynamo.testing.simulator import SimulatedCluster
+
+_REMEMBERED_MAX = 20_000
+_LOSS_COUNTS_FOR_S = 130.0  # an acknowledgement given before a loss may still be under way, or wait in a paused node, this long
+
+
+class Observer:
+    """One for all nodes of a run."""
+
+    def __init__(self, cluster: SimulatedCluster) -> None:
+        self.cluster = cluster
+        self.violations: list[Violation] = []
+        self.holders: dict[Dot, int] = {}  # which nodes' disks ever held the version, or its successor, as a bit set
+        self._asked: dict[tuple[bytes, int], tuple[bytes, bytes, bytes]] = {}  # (asker, request id) -> (bucket, key, record sent or b"")
+        self._parsed: dict[bytes, tuple[Dot, ...]] = {}  # record -> the dots of its versions
+        self._acknowledged: dict[bytes, list[tuple[Dot, str, int]]] = {}  # row key -> (dot, operation, HLC) of acknowledged writes
+        self._dropped: set[tuple[int, bytes]] = set()  # (node, row key) of rows that went to others
+        self._lost_at: dict[bytes, float] = {}  # row key -> when some disk last lost it
+
+    # --- what nodes say ---------------------------------------------------------------------------------------------------------------
+
+    def sending(self, node: Node, destination: Source, message: Message) -> None:
+        """A node sends a message."""
+        kind = message[0]
+        if kind == m.REPLICATE:
+            self._ask(node, message[1], message[2], message[3], message[4])
+            self._parse(message[2], message[3], message[4])
+        elif kind == m.READ:
+            self._ask(node, message[1], message[2], message[3], b"")
+        elif kind == m.REPLICATE_REPLY and message[2] == 0 and type(destination) is bytes:
+            self._vouches(node, destination, message[1], None)
+        elif kind == m.READ_REPLY and message[2] == 0 and message[5] and type(destination) is bytes:
+            self._vouches(node, destination, message[1], message[5])
+        elif type(destination) is int:
+            if kind == m.GET_REPLY:
+                self._shows(node, message)
+            elif kind == m.PUT_REPLY:
+                self._promises(node, destination, message[1], 0, message)
+            elif kind == m.GET_MANY_REPLY:
+                for reply in message[2]:
+                    if reply[0] == m.GET_REPLY:
+                        self._shows(node, reply)
+            elif kind == m.PUT_MANY_REPLY:
+                for slot, reply in enumerate(message[2]):
+                    if reply[0] == m.PUT_REPLY:
+                        self._promises(node, destination, message[1], slot, reply)
+
+    def _ask(self, node: Node, request_id: int, bucket: bytes, key: bytes, record: bytes) -> None:
+        if len(self._asked) >= _REMEMBERED_MAX:
+            for old in list(self._asked)[: _REMEMBERED_MAX // 2]:
+                del self._asked[old]
+        self._asked[node.node_id, request_id] = bucket, key, record
+
+    def _vouches(self, node: Node, asker: bytes, request_id: int, shown: bytes | None) -> None:
+        """A node says that it holds a record."""
+        asked = self._asked.get((asker, request_id))
+        if asked is None:
+            return
+        bucket, key, sent = asked
+        record = sent if shown is None else shown
+        row_key = self.cluster.row_key(bucket, key)
+        if not record or row_key in node.disk.damaged or node.disk.unreadable or self._loss_counts(row_key):
+            return
+        data = node.disk.objects.get(row_key)
+        held = b"" if data is None else decode_row(row_key, data, verify=False).record
+        if not held and (node.number, row_key) in self._dropped:
+            return  # it had the record, and in the same group dropped it because all owners have it too
+        if held != record and (not held or records.compare(record, held) not in (records.EQUAL, records.BEFORE)):
+            verb = "acknowledged" if shown is None else "answered a read with"
+            self._violation("durable", f"{node} {verb} a record of {self.cluster.key_text(bucket, key)} that is not on its disk")
+        for dot in self._parse(bucket, key, record):
+            self.holders[dot] = self.holders.get(dot, 0) | 1 << node.number
+
+    def _shows(self, node: Node, reply: Message) -> None:
+        """A client is shown versions."""
+        for actor, counter in [(s[1], s[2]) for s in reply[6]] + [(t[0], t[1]) for t in reply[7]]:
+            if not self.holders.get((actor, counter)) and not self._replaced((actor, counter)):
+                self._violation("durable", f"{node} shows a client the version {actor:016x}:{counter}, which no disk has ever held")
+
+    def _replaced(self, dot: Dot) -> bool:
+        """Whether some disk holds what replaced the version; it was replaced in the very group that was to store it then."""
+        write = self.cluster.history.writes.get(self.cluster.history_names.get(dot, ""))
+        if write is None:
+            return False
+        row_key = self.cluster.row_key(write.bucket.encode(), self.cluster.key_bytes(write.key))
+        time = self.cluster.history_times.get(dot, 0)
+        return any(self._covers(row_key, node.disk.objects.get(row_key), dot, time) for node in self.cluster.nodes.values())
+
+    def _promises(self, node: Node, client: int, request_id: int, slot: int, reply: Message) -> None:
+        """A client is told that its write is safe."""
+        requested = self.cluster.requests.get((client, request_id))
+        if requested is None:
+            return
+        bucket, key, required, operation = requested[slot]
+        dot = reply[5], reply[6]
+        row_key = self.cluster.row_key(bucket, key)
+        holders = self.holders.get(dot, 0)
+        if holders.bit_count() < required:  # those that had a successor from the start never had the version itself
+            for other in self.cluster.nodes.values():
+                data = other.disk.objects.get(row_key)
+                if data is not None and self._covers(row_key, data, dot, 0):
+                    holders |= 1 << other.number
+        if holders.bit_count() < required and not self._loss_counts(row_key):
+            self._violation("durable", f"{node} acknowledges {operation} with {holders.bit_count()} of the {required} disks that must hold it", operation)
+        self.holders[dot] = holders
+        known = self._acknowledged.setdefault(row_key, [])
+        known.append((dot, operation, self.cluster.history_times.get(dot, 0)))
+
+    # --- what disks do ----------------------------------------------------------------------------------------------------------------
+
+    def applying(self, node: Node, group: Group) -> None:
+        """A group is about to become durable."""
+        bit = 1 << node.number
+        holders = self.holders
+        for row_key, data in group.objects.items():
+            if data is None:
+                self._drops(node, row_key)
+                continue
+            row = decode_row(row_key, data, verify=False)
+            dots = self._parsed.get(row.record)
+            if dots is None:
+                _, bucket, key = split_row_key(row_key, row.full_key)
+                dots = self._parse(bucket, key, row.record)
+            for dot in dots:
+                holders[dot] = holders.get(dot, 0) | bit
+
+    def _drops(self, node: Node, row_key: bytes) -> None:
+        """A node deletes a row: some other node must hold what is in it."""
+        data = node.disk.objects.get(row_key)
+        if data is None or row_key in node.disk.damaged or self._loss_counts(row_key):
+            return
+        record = decode_row(row_key, data, verify=False).record
+        for other in self.cluster.nodes.values():
+            held = other.disk.objects.get(row_key) if other is not node else None
+            if held is not None:
+                try:
+                    theirs = decode_row(row_key, held).record
+                except CorruptRecord:
+                    return  # it was there once
+                if records.compare(record, theirs) in (records.EQUAL, records.BEFORE):
+                    self._dropped.add((node.number, row_key))
+                    return
+        self._violation("dropped", f"{node} deletes its row of {row_key!r}, which no other node holds")
+
+    def lost(self, node: Node, before: Table, after: Table) -> None:
+        """A disk was damaged: tell the history which acknowledged writes it had and has no longer."""
+        operations = {
+            operation
+            for row_key in sorted(before)
+            if before[row_key] != after.get(row_key)
+            for dot, operation, time in self._acknowledged.get(row_key, ())
+            if self._covers(row_key, before[row_key], dot, time)  # an old copy that has the write may lack what replaced it: it counts too
+        }
+        for row_key in before:
+            if before[row_key] != after.get(row_key):
+                self._lost_at[row_key] = self.cluster.world.now
+        self.cluster.history.add(LostCopies(node.name, frozenset(operations), self.cluster.world.now))
+
+    @staticmethod
+    def _covers(row_key: bytes, data: bytes | None, dot: Dot, time: int) -> bool:
+        """Whether an encoded row holds the version, or what replaced it."""
+        if data is None:
+            return False
+        try:
+            record = decode_row(row_key, data).record
+        except CorruptRecord:
+            return False
+        if not record:
+            return False
+        if record[1] == records.LAST_WRITE_WINS:
+            return any((version[2], version[0], version[1]) >= (time, *dot) for version in records.versions(record))
+        return records.context_contains(records.context(record), *dot)
+
+    # --- within -----------------------------------------------------------------------------------------------------------------------
+
+    def _parse(self, bucket: bytes, key: bytes, record: bytes) -> tuple[Dot, ...]:
+        """The dots of a record; what is new in it goes into the history."""
+        dots = self._parsed.get(record)
+        if dots is not None:
+            return dots
+        found = []
+        for actor, counter, time, operation, _, _, tombstone, _ in records.versions(record):
+            dot = actor, counter
+            found.append(dot)
+            name = operation.hex()
+            if self.cluster.history_names.get(dot) != name:
+                self.cluster.history_names[dot] = name
+                self.cluster.history_times[dot] = time
+                where = bucket.decode(), self.cluster.key_name(key)
+                self.cluster.history.add(Seen(*where, Version(dot, name, time, tombstone), self.cluster.world.now))
+        if len(self._parsed) > _REMEMBERED_MAX:
+            self._parsed.clear()
+        dots = self._parsed[record] = tuple(found)
+        return dots
+
+    def _loss_counts(self, row_key: bytes) -> bool:
+        """Whether what was said of the row lately may have been true until a disk lost it."""
+        return self.cluster.world.now - self._lost_at.get(row_key, -_LOSS_COUNTS_FOR_S) < _LOSS_COUNTS_FOR_S
+
+    def _violation(self, checker: str, text: str, operation: str = "") -> None:
+        self.violations.append(Violation(checker, text, operation, self.cluster.world.now))

@@ -1,0 +1,185 @@
+"""One run, from seed to verdict: `run(seed)` -> Report; and many of them on several cores: `run_many`.
+
+First safety: storms of operations and faults, with calm between them in which only what is slow goes on. Then everything heals, and within three
+exchange periods, without any client reading, the cluster must have converged: owners byte-identical, no hints, one view of the membership. At
+last the checkers judge the history.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from dynamo.client.core import RetryPolicy
+from dynamo.replication import actor
+from dynamo.testing.checkers import Violation, check, last_writes_lost
+from dynamo.testing.events import World
+from dynamo.testing.faults import Faults
+from dynamo.testing.history import History
+from dynamo.testing.node import COMMIT_S_MAX
+from dynamo.testing.simulator import SimulatedCluster, draw_cluster, draw_settings
+from dynamo.testing.workloads import Mix, Worker, read_everywhere
+
+EXCHANGE_PERIODS = 3
+_ATTEMPTS_END_S = 8.0  # the longest a verb of a workload may still be under way when a storm is over
+_REPORTED_MAX = 20
+_TRACE_BEFORE_S, _TRACE_LINES_MAX = 5.0, 400
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """How much one run does."""
+
+    operations: int = 1_000
+    virtual_s: float = 600.0
+    storm_s: tuple[float, float] = (5.0, 15.0)
+    calm_s: tuple[float, float] = (15.0, 60.0)
+
+
+FULL = Profile()
+SHORT = Profile(operations=400, virtual_s=90.0, storm_s=(5.0, 12.0), calm_s=(3.0, 10.0))
+
+
+@dataclass(slots=True)
+class Report:
+    """The outcome of one seed."""
+
+    seed: int
+    violations: list[Violation]
+    trace_hash: str
+    operations: int
+    writes: dict[str, int]
+    reads: int
+    virtual_s: float
+    delivered: int
+    last_writes_lost: int
+    faults: dict[str, int]
+    configuration: str
+    log: list[str] = field(default_factory=list)
+
+    def summary(self) -> dict[str, Any]:
+        """For `-o json`."""
+        return {
+            "seed": self.seed,
+            "trace_hash": self.trace_hash,
+            "violations": [{"checker": v.checker, "text": v.text, "operation": v.operation, "time": round(v.time, 6)} for v in self.violations],
+            "operations": self.operations,
+            "writes": self.writes,
+            "reads": self.reads,
+            "virtual_s": round(self.virtual_s, 3),
+            "messages": self.delivered,
+            "last_writes_lost": self.last_writes_lost,
+            "faults": self.faults,
+        }
+
+    def around(self, violation: Violation) -> list[str]:
+        """The part of the trace that leads to a violation: all that names its operation, and the last seconds before it."""
+        name = violation.operation[:8]
+        found = []
+        for line in self.log:
+            time = float(line[:11])
+            if (name and name in line) or violation.time - _TRACE_BEFORE_S <= time <= violation.time + 0.1:
+                found.append(line)
+        return found[-_TRACE_LINES_MAX:]
+
+
+def build(seed: int, *, faults: Faults | None = None, nodes: int | None = None, log: bool = False) -> SimulatedCluster:
+    """The cluster of a seed, with everything drawn that is not given."""
+    drawn = Faults.draw(World(seed).stream("faults")) if faults is None else faults
+    world = World(seed, log=log, forced=drawn.forced)
+    rng = world.stream("configuration")
+    count = rng.randint(3, 7)
+    count = nodes or count
+    retry = RetryPolicy(attempts_max=rng.choice((1, 3, 8)), attempt_timeout_s=rng.choice((0.15, 0.5, 1.0)), down_s=rng.choice((0.1, 0.5)))
+    definition, settings, clients = draw_cluster(rng, count), draw_settings(rng), rng.randint(3, 8)
+    world.note("seed", seed, "faults:", drawn)
+    world.note("cluster", f"nodes={count} n={definition.n} r={definition.r} w={definition.w} q={definition.partitions} clients={clients}", settings)
+    return SimulatedCluster(world, drawn, nodes=count, definition=definition, settings=settings, retry=retry, clients=clients)
+
+
+def run(seed: int, *, profile: Profile = FULL, faults: Faults | None = None, nodes: int | None = None, log: bool = False) -> Report:
+    """Run one seed: work under faults, heal, converge, judge."""
+    return run_history(seed, profile=profile, faults=faults, nodes=nodes, log=log)[0]
+
+
+def run_history(
+    seed: int, *, profile: Profile = FULL, faults: Faults | None = None, nodes: int | None = None, log: bool = False
+) -> tuple[Report, History]:
+    """The same, with the whole history."""
+    block = actor.LEASE_BLOCK
+    try:
+        # A lease of the usual million counters would never end here, and what happens at its end never be seen.
+        actor.LEASE_BLOCK = World(seed).stream("lease").choice((4, 50, block))
+        cluster = build(seed, faults=faults, nodes=nodes, log=log)
+        mix = Mix(cluster.world.stream("mix"))
+        workers = [Worker(client, mix) for client in cluster.clients.values()]
+        work(cluster, workers, profile)
+        converge(cluster)
+    finally:
+        actor.LEASE_BLOCK = block
+    return judge(cluster, sum(worker.done for worker in workers)), cluster.history
+
+
+def work(cluster: SimulatedCluster, workers: list[Worker], profile: Profile) -> None:
+    """Storms and calms until enough was done."""
+    world = cluster.world
+    rng = world.stream("storms")
+    rounds = max(1, round(profile.virtual_s / (sum(profile.storm_s) + sum(profile.calm_s)) * 2))
+    share = -(-profile.operations // (rounds * len(workers)))
+    while world.now < profile.virtual_s or sum(worker.done for worker in workers) < profile.operations:
+        length = rng.uniform(*profile.storm_s)
+        cluster.storm = True
+        cluster.nemesis.storm(world.now + length)
+        for worker in workers:
+            worker.work(share)
+        world.run(world.now + length)
+        cluster.storm = False
+        for worker in workers:
+            worker.left = 0
+        world.run(world.now + rng.uniform(*profile.calm_s))
+
+
+def converge(cluster: SimulatedCluster) -> None:
+    """Heal, and give the cluster three exchange periods."""
+    world = cluster.world
+    world.run(world.now + _ATTEMPTS_END_S)
+    cluster.heal()
+    settings = cluster.settings
+    # Time for the slowest commits to end, for drivers and detectors to notice that all are back, and for nodes to start.
+    world.run(world.now + COMMIT_S_MAX + 2.0 + 5 * cluster.faults.notice_s)
+    if cluster.rotten:  # what rotted where it lay is found by whoever reads it
+        read_everywhere(cluster, [cluster.places[key] for key in sorted(cluster.rotten)])
+    period = getattr(settings, "exchange_interval_s", 0.0)
+    if period:
+        # A period is drawn anew each time, a quarter longer at most; an exchange itself takes a moment.
+        for _ in range(EXCHANGE_PERIODS):
+            world.run(world.now + period * 1.25 + 1.0)
+            if not cluster.differences():
+                break
+    else:  # a version without anti-entropy: reads must do
+        for _ in range(3):
+            read_everywhere(cluster, sorted({(w.bucket.encode(), cluster.key_bytes(w.key)) for w in cluster.history.writes.values()}))
+            world.run(world.now + 5.0)
+
+
+def judge(cluster: SimulatedCluster, operations: int) -> Report:
+    """The verdict."""
+    differences = cluster.differences()
+    cluster.record_final()
+    found = [*cluster.observer.violations, *check(cluster.history), *differences]
+    world = cluster.world
+    configuration = f"nodes={len(cluster.nodes)} n={cluster.definition.n} faults: {cluster.faults}"
+    return Report(cluster.world.seed, found[:_REPORTED_MAX], world.trace_hash, operations, cluster.history.counts(), cluster.reads, world.now,
+                  world.delivered, last_writes_lost(cluster.history), cluster.nemesis.counts, configuration, list(world.log or ()))  # fmt: skip
+
+
+def run_many(seeds: range | list[int], *, jobs: int = 1, profile: Profile = FULL) -> Iterator[Report]:
+    """Reports in the order of the seeds, made on so many cores."""
+    if jobs <= 1:
+        yield from map(partial(run, profile=profile), seeds)
+        return
+    with ProcessPoolExecutor(jobs) as pool:
+        yield from pool.map(partial(run, profile=profile), seeds, chunksize=2)
