@@ -175,14 +175,11 @@ def token(twins: Twins, data: bytes) -> None:
 
 def record(twins: Twins, data: bytes) -> None:
     """Two records (the first two bytes say how long the first is): as they come, and with checksums that are right."""
-    import xxhash
-
     from dynamo.errors import CorruptRecord, DynamoError
 
     cut = 2 + int.from_bytes(data[:2], "big")
     pieces = data[2:cut], data[cut:]
-    resealed = tuple(piece[:-8] + xxhash.xxh3_64_digest(piece[:-8]) if len(piece) >= 20 else piece for piece in pieces)
-    for pair in (pieces, resealed):
+    for pair in (pieces, tuple(map(_resealed, pieces))):
         sound = []
         for each in pair:
             for function in ("check", "versions", "version_count", "context", "duplicate_dots"):
@@ -212,6 +209,13 @@ def record(twins: Twins, data: bytes) -> None:
             _lattice(twins, *sound)
 
 
+def _resealed(record: bytes) -> bytes:
+    """With the checksum that belongs to it."""
+    import xxhash
+
+    return record[:-8] + xxhash.xxh3_64_digest(record[:-8]) if len(record) >= 20 else record
+
+
 def _lattice(twins: Twins, a: bytes, b: bytes) -> None:
     """What merging sound records promises."""
     from dynamo.errors import CorruptRecord
@@ -227,17 +231,25 @@ def _lattice(twins: Twins, a: bytes, b: bytes) -> None:
 
 
 def row(twins: Twins, data: bytes) -> None:
-    """Rows as they lie on the disk."""
+    """Rows as they lie on the disk: as they come, and with checksums that are right."""
+    import xxhash
+
     from dynamo.errors import CorruptRecord
+    from dynamo.model.key import row_key
     from dynamo.model.row import decode_row, encode_row
 
-    row_key = b"\0\1" + KEY
-    for verify in (True, False):
-        try:
-            decoded = decode_row(row_key, data, verify)
-        except CorruptRecord:
-            continue
-        expect(encode_row(row_key, decoded) == data, "a row does not come back")
+    end = 36 + int.from_bytes(data[34:36], "big")  # of the header
+    for key in (row_key(3, b"default", b"alice"), row_key(0xFFFF, b"default", b"k" * 600)):
+        resealed = data[:end] + xxhash.xxh3_64_digest(key + data[:end]) + _resealed(data[end + 8 :])
+        for each in (data, resealed):
+            for verify in (True, False):
+                try:
+                    decoded = decode_row(key, each, verify)
+                except CorruptRecord:
+                    continue
+                expect(encode_row(key, decoded) == each, "a row does not come back")
+                if verify:
+                    twins("record", "verify", decoded.record)
 
 
 TARGETS: dict[str, Callable[[Twins, bytes], None]] = {"frame": frame, "hello": hello, "token": token, "record": record, "row": row}

@@ -19,7 +19,7 @@ PLAIN = Cluster(b"c" * 16, b"s" * 32, 5)
 counts = st.integers(0, 3)
 definitions = st.builds(
     BucketDefinition, st.sampled_from(["siblings", "last_write_wins"]), st.integers(3, 64), counts, counts, counts,
-    counts, st.integers(1, 64 << 20), st.integers(1, 10_000), st.integers(0, 2**64 - 1),
+    counts, st.integers(1, 1984 * 1024), st.integers(1, 10_000), st.integers(0, 2**64 - 1),
 )  # fmt: skip
 clusters = st.builds(
     Cluster, st.binary(min_size=16, max_size=16), st.binary(min_size=32, max_size=32), st.integers(0, 2**64 - 1),
@@ -86,7 +86,7 @@ def test_a_wrong_field_of_the_cluster_is_named(name: str, value: Any) -> None:
     ("name", "value"),
     [
         ("kind", "counter"), ("kind", []), ("n", 65), ("n", -1), ("r", 4), ("w", "quorum"), ("pr", True), ("pw", 65),
-        ("value_bytes_max", 0), ("value_bytes_max", (64 << 20) + 1), ("siblings_max", 0), ("siblings_max", 10_001),
+        ("value_bytes_max", 0), ("value_bytes_max", 1984 * 1024 + 1), ("siblings_max", 0), ("siblings_max", 10_001),
         ("version", -1),
     ],
 )  # fmt: skip
