@@ -249,7 +249,7 @@ def row(twins: Twins, data: bytes) -> None:
                     continue
                 expect(encode_row(key, decoded) == each, "a row does not come back")
                 if verify:
-                    twins("record", "verify", decoded.record)
+                    twins("record", "check", decoded.record)
 
 
 TARGETS: dict[str, Callable[[Twins, bytes], None]] = {"frame": frame, "hello": hello, "token": token, "record": record, "row": row}

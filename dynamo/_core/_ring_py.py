@@ -30,6 +30,7 @@ import xxhash
 RingMember = tuple[bytes, int, bytes]  # node id, capacity in thousandths (1..2^32), zone (b"" = none)
 
 LOAD_PERCENT = 105  # the most a member may own, in per cent of its fair share
+_LARGE_SHARE = 100  # partitions
 LOG_BITS = 27  # fractional bits of log2
 _TABLE_BITS = 8
 _FRACTION_BITS = 28  # bits of the mantissa used between two entries of the table
@@ -120,7 +121,7 @@ def preference(members: Sequence[RingMember], partition: int, seed: int) -> list
 
 
 def load_caps(capacities: Sequence[int], partitions: int, n: int) -> list[int]:
-    """The most partitions each member may own: 105 % of its fair share, rounded up; never more than there are.
+    """The most partitions each member may own: 105 % of its fair share, rounded up below 100 partitions; never more than there are.
 
     Fair share = partitions * n * capacity / sum of capacities, for n <= members. A member whose share would exceed
     `partitions` gets `partitions`, and what it leaves is shared among the others by the same rule: without that the
@@ -133,7 +134,10 @@ def load_caps(capacities: Sequence[int], partitions: int, n: int) -> list[int]:
         giants = [i for i in rest if n * capacities[i] >= total]
         if not giants:
             for i in rest:
-                caps[i] = min(partitions, -(-LOAD_PERCENT * partitions * n * capacities[i] // (100 * total)))
+                share = partitions * n * capacities[i]  # of `total`
+                # Of a small share the fraction of a partition is the room that keeps zones distinct; of a large one it would break the promise.
+                round_up = 0 if share >= _LARGE_SHARE * total else 100 * total - 1
+                caps[i] = min(partitions, (LOAD_PERCENT * share + round_up) // (100 * total))
             break
         for i in giants:
             caps[i] = partitions

@@ -67,6 +67,8 @@ def decode_row(row_key: bytes, data: bytes, verify: bool = True) -> Row:
     record = data[record_at:]
     if not record and status != QUARANTINE:
         raise CorruptRecord("a row has lost its record")
+    if bool(full_key) != is_hashed(row_key):
+        raise CorruptRecord("a row has a full key where none belongs, or lacks one")
     if verify and record:
         records.check(record)
     return Row(status, since_actor, since, digest, full_key, record)

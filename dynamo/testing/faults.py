@@ -15,7 +15,7 @@ FAULT_POINTS = {
     "message.slow": "a message takes up to a thousand times as long",
     "commit.fail": "the commit of a group fails once, the disk stays usable",
     "commit.slow": "the commit of a group takes long, while the other nodes' disks are quick",
-    "crash.in_flight": "a node dies between sending a write and committing it",
+    "ambush.crash": "an ambushed node dies between sending a write and committing it; else the commit fails",
     "stop.clean": "a node that is to stop does so in order, and keeps its actor",
     "group.kept": "the group in flight when a node died had reached the disk",
 }
@@ -32,7 +32,7 @@ class Faults:
     delay_mean_s: float = 0.001
     clog_interval_s: float = 0.0  # some link holds everything back for a while, then lets it through at once
     crash_interval_s: float = 0.0
-    crash_in_flight: float = 0.0  # share of groups during whose commit the node dies
+    ambush_interval_s: float = 0.0  # some node's next writes have left, but are not committed yet, when it dies, or when their commit fails
     stop_clean: float = 0.25  # share of stops that are orderly
     blackout: float = 0.0  # share of crashes that take all nodes at once
     outage_s: float = 1.0
@@ -48,7 +48,7 @@ class Faults:
     commit_failure: float = 0.0  # share of groups that fail, once each
     read_failure: float = 0.0  # share of reads that fail while a disk is failing
     rot_interval_s: float = 0.0  # a bit of some stored row flips
-    row_loss: float = 0.0  # share of stops after which a row is missing
+    row_loss: float = 0.0  # share of stops after which some rows are missing
     losses_max: int = 0  # whole stores wiped, replaced by new nodes, or set back to an old copy in one run
     late_joiners: int = 0
     leavers: int = 0
@@ -72,7 +72,7 @@ class Faults:
             delay_mean_s=rng.choice((0.0005, 0.002, 0.02)),
             clog_interval_s=some(0.3, 1.0, 5.0),
             crash_interval_s=some(0.6, 0.5, 5.0),
-            crash_in_flight=some(0.5, 0.002, 0.03),
+            ambush_interval_s=some(0.5, 0.3, 2.0),
             stop_clean=rng.choice((0.0, 0.25, 0.6)),
             blackout=some(0.3, 0.1, 0.4),
             outage_s=rng.choice((0.05, 0.3, 1.0, 5.0)),
@@ -85,10 +85,10 @@ class Faults:
             disk_s=rng.choice((0.5, 3.0, 15.0)),
             commit_s=rng.choice((0.0005, 0.003, 0.02)),
             commit_slow=some(0.4, 0.0, 0.1),
-            commit_failure=some(0.4, 0.002, 0.04),
+            commit_failure=some(0.4, 0.005, 0.06),
             read_failure=some(0.3, 0.05, 0.5),
             rot_interval_s=some(0.3, 3.0, 20.0),
-            row_loss=some(0.3, 0.1, 0.5),
+            row_loss=some(0.35, 0.2, 1.0),
             losses_max=rng.choice((0, 0, 1, 2)),
             late_joiners=rng.choice((0, 0, 0, 1, 2)),
             leavers=rng.choice((0, 0, 0, 0, 1)),

@@ -40,6 +40,7 @@ class Nemesis:
         """Strike until then."""
         kinds: tuple[tuple[str, float, Callable[[Random], None]], ...] = (
             ("crash", self.faults.crash_interval_s, self._crash),
+            ("ambush", self.faults.ambush_interval_s, self._ambush),
             ("partition", self.faults.partition_interval_s, self._part),
             ("pause", self.faults.pause_interval_s, self._pause),
             ("clock", self.faults.clock_jump_interval_s, self._jump),
@@ -88,12 +89,18 @@ class Nemesis:
         if clean:
             clean = node.stop_cleanly()
         else:
-            node.crash(keep_group=self.world.fault_point("group.kept", 0.5, rng))
+            node.crash(keep_group=self.world.fault_point("group.kept", 0.3, rng))
         self.world.note("stop" if clean else "crash", node)
         if rng.random() < self.faults.row_loss:
-            self._lose_row(node, rng)
-        outage = min(rng.expovariate(1 / self.faults.outage_s), _OUTAGE_S_MAX)
+            self._lose_rows(node, rng)
+        outage_s = self.faults.outage_s if rng.random() < 0.7 else 0.05  # a supervisor restarts what dies at once
+        outage = min(rng.expovariate(1 / outage_s), _OUTAGE_S_MAX)
         self.world.after(outage, self._restart, node, clean)
+
+    def _ambush(self, rng: Random) -> None:
+        up = self._up()
+        if up:
+            rng.choice(up).ambushed = True
 
     def _restart(self, node: Node, clean: bool) -> None:
         if node.replica is None and node.node_id not in self._lossy:
@@ -163,12 +170,13 @@ class Nemesis:
             self.cluster.rotten.add(key)
             self.cluster.observer.lost(node, {key: before[key]}, {})
 
-    def _lose_row(self, node: Node, rng: Random) -> None:
-        before = dict(node.disk.objects)
-        key = node.disk.lose_row(rng)
-        if key is not None:
-            self.world.note("row lost", node, key)
-            self.cluster.observer.lost(node, {key: before[key]}, {})
+    def _lose_rows(self, node: Node, rng: Random) -> None:
+        for _ in range(rng.randint(1, 4)):
+            before = dict(node.disk.objects)
+            key = node.disk.lose_row(rng)
+            if key is not None:
+                self.world.note("row lost", node, key)
+                self.cluster.observer.lost(node, {key: before[key]}, {})
 
     def _lose_store(self, rng: Random) -> None:
         """A whole store is wiped, set back to an old copy, or replaced by a new node under a new id."""

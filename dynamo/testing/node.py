@@ -48,6 +48,8 @@ class Node:
         self.replica: Replica | None = None
         self.removed = False  # by an administrator, for good
         self.paused = False
+        self.ambushed = False  # the next group of writes will not make it
+        self._ambush_fails = False
         self.wall_offset_s = 0.0
         drift = cluster.faults.clock_drift
         self._rate = 1.0 + self.rng.uniform(-drift, drift)  # of the monotonic clock
@@ -101,6 +103,7 @@ class Node:
         self.replica = Replica(**parts)
         self._spread = Spread(membership)
         self._flying, self._finished, self._inbox, self._draining, self.paused = None, False, [], False, False
+        self.ambushed = self._ambush_fails = False
         self._tick_at = _NEVER
         self.world.note("boot", self.name, self.boots, "clean" if clean else "new actor", f"{lease.actor:016x}")
         self.cluster.started(self)
@@ -239,9 +242,16 @@ class Node:
         if world.fault_point("commit.slow", faults.commit_slow, rng):
             delay *= 100
         delay = min(delay, COMMIT_S_MAX)
-        if world.fault_point("crash.in_flight", faults.crash_in_flight if self.cluster.storm else 0.0, rng):
-            world.after(delay * rng.random(), self.cluster.nemesis.stop, self, False, self.boots)
-        world.after(delay, self._complete, self.boots)
+        if self.ambushed and self._flying is not None and self._flying[0].objects:
+            # What was sent ahead arrives, while this disk lags.
+            self.ambushed, self._ambush_fails = False, True
+            delay = min(max(delay, 10.0 * faults.delay_mean_s), COMMIT_S_MAX)
+            if world.fault_point("ambush.crash", 0.6, rng):
+                world.after(delay * rng.uniform(0.5, 1.0), self.cluster.nemesis.stop, self, False, self.boots)
+        world.after(delay, self._commit_ends, self.boots)
+
+    def _commit_ends(self, boot: int) -> None:
+        self._complete(boot)
 
     def _complete(self, boot: int) -> bool:
         """The group in flight is done, for better or worse; whether it was for better."""
@@ -249,11 +259,13 @@ class Node:
             return False
         group = self._flying[0]
         error = self.disk.refusal()
-        if error is None and self.world.fault_point("commit.fail", self.cluster.faults.commit_failure, self.rng):
+        failure = 1.0 if self._ambush_fails else self.cluster.faults.commit_failure
+        self._ambush_fails = False
+        if error is None and self.world.fault_point("commit.fail", failure, self.rng):
             error = StorageFailed("a simulated I/O error")
         if error is not None:
             if self.paused:
-                self.world.after(0.05, self._complete, boot)
+                self.world.after(0.05, self._commit_ends, boot)
                 return False
             self.world.note("commit failed", self.name, type(error).__name__)
             self._flying = None

@@ -127,7 +127,8 @@ class Observer:
                 if data is not None and self._covers(row_key, data, dot, 0):
                     holders |= 1 << other.number
         if holders.bit_count() < required and not self._loss_counts(row_key):
-            self._violation("durable", f"{node} acknowledges {operation} with {holders.bit_count()} of the {required} disks that must hold it", operation)
+            text = f"{node} acknowledges {operation} with {holders.bit_count()} of the {required} disks that must hold it"
+            self._violation("durable", text, operation)
         self.holders[dot] = holders
         known = self._acknowledged.setdefault(row_key, [])
         known.append((dot, operation, self.cluster.history_times.get(dot, 0)))

@@ -7,6 +7,7 @@ last the checkers judge the history.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -116,11 +117,23 @@ def run_history(
         cluster = build(seed, faults=faults, nodes=nodes, log=log)
         mix = Mix(cluster.world.stream("mix"))
         workers = [Worker(client, mix) for client in cluster.clients.values()]
-        work(cluster, workers, profile)
-        converge(cluster)
+        crashed: list[Violation] = []
+        try:
+            work(cluster, workers, profile)
+            converge(cluster)
+        except Exception as error:  # whatever the product raises into its driver would end a real node
+            crashed.append(Violation("crash", _where(error), time=cluster.world.now))
+            cluster.world.note("crash", error)
     finally:
         actor.LEASE_BLOCK = block
-    return judge(cluster, sum(worker.done for worker in workers)), cluster.history
+    return judge(cluster, sum(worker.done for worker in workers), crashed), cluster.history
+
+
+def _where(error: Exception) -> str:
+    """An exception and the line that raised it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    at = f"{frames[-1].filename.rpartition('dynamo/')[2]}:{frames[-1].lineno}" if frames else "?"
+    return f"{type(error).__name__} at {at}: {error}"
 
 
 def work(cluster: SimulatedCluster, workers: list[Worker], profile: Profile) -> None:
@@ -165,11 +178,13 @@ def converge(cluster: SimulatedCluster) -> None:
             world.run(world.now + 5.0)
 
 
-def judge(cluster: SimulatedCluster, operations: int) -> Report:
-    """The verdict."""
-    differences = cluster.differences()
-    cluster.record_final()
-    found = [*cluster.observer.violations, *check(cluster.history), *differences]
+def judge(cluster: SimulatedCluster, operations: int, crashed: list[Violation]) -> Report:
+    """The verdict. Of a run that crashed the history is judged as far as it goes."""
+    differences: list[Violation] = []
+    if not crashed:
+        differences = cluster.differences()
+        cluster.record_final()
+    found = [*crashed, *cluster.observer.violations, *check(cluster.history), *differences]
     world = cluster.world
     configuration = f"nodes={len(cluster.nodes)} n={cluster.definition.n} faults: {cluster.faults}"
     return Report(cluster.world.seed, found[:_REPORTED_MAX], world.trace_hash, operations, cluster.history.counts(), cluster.reads, world.now,

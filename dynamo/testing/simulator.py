@@ -19,6 +19,7 @@ from dynamo.client.core import RetryPolicy
 from dynamo.errors import CorruptRecord, DynamoError
 from dynamo.model import messages as m
 from dynamo.model.cluster import BucketDefinition, Cluster
+from dynamo.model.key import is_hashed
 from dynamo.model.member import NORMAL, Member
 from dynamo.model.messages import Message, Source
 from dynamo.model.row import decode_row
@@ -244,19 +245,33 @@ class SimulatedCluster:
         views = {node.replica.core.membership.digest() if node.replica is not None else b"" for node in live}
         if len(views) > 1:
             found.append(Violation("converge", f"{len(views)} views of the membership", time=self.world.now))
-        for node in live:
-            if node.disk.hints:
-                found.append(Violation("converge", f"{node} still has {len(node.disk.hints)} hints", time=self.world.now))
+        hopeless = set()
         for key in sorted({key for node in live for key in node.disk.objects}):
-            found.extend(self._differences_of(key, live))
+            if self._is_hopeless(key, live):
+                hopeless.add(key)
+            else:
+                found.extend(self._differences_of(key, live))
+        for node in live:
+            hints = [hint for hint, value in node.disk.hints.items() if (value[4:] or hint[16:]) not in hopeless]
+            if hints:
+                found.append(Violation("converge", f"{node} still has {len(hints)} hints", time=self.world.now))
         return found
+
+    def _is_hopeless(self, key: bytes, live: list[Node]) -> bool:
+        """Whether the key cannot be repaired, because no owner has a good copy of it and one has a rotten one (with N = 1, say); or whether a stand-in
+        for its owners has a rotten row that does not even say any more which key it is of."""
+        owners = self._owners(int.from_bytes(key[:2], "big"), self.places[key][0])
+        rotten = [node for node in live if key in node.disk.damaged]
+        good = any(key in node.disk.objects and key not in node.disk.damaged for node in live if node.node_id in owners)
+        unnamed = is_hashed(key) and any(node.node_id not in owners for node in rotten)
+        return unnamed or (not good and any(node.node_id in owners for node in rotten))
 
     def _differences_of(self, key: bytes, live: list[Node]) -> list[Violation]:
         bucket, name = self.places[key]
         partition = int.from_bytes(key[:2], "big")
         owners = self._owners(partition, bucket)
         held: dict[bytes, list[str]] = {}
-        place, beyond_repair = self.key_text(bucket, name), []
+        place, damaged_rows = self.key_text(bucket, name), []
         for node in live:
             data = node.disk.objects.get(key)
             owned = node.node_id in owners
@@ -266,12 +281,12 @@ class SimulatedCluster:
             try:
                 record = b"" if data is None else decode_row(key, data).record
             except CorruptRecord as error:
-                beyond_repair.append(Violation("converge", f"{node} has a damaged row of {place}: {error}", time=self.world.now))
+                damaged_rows.append(Violation("converge", f"{node} has a damaged row of {place}: {error}", time=self.world.now))
                 continue
             if owned:
                 held.setdefault(record, []).append(node.name)
         if len(held) <= 1:
-            return beyond_repair if any(held) else []  # where no owner has a good copy, there is nothing to repair it from
+            return damaged_rows
         text = "; ".join(f"{' '.join(names)}: {self.describe_record(record)}" for record, names in held.items())
         return [Violation("converge", f"owners of {place} differ: {text}", time=self.world.now)]
 

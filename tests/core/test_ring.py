@@ -117,7 +117,7 @@ def test_owners_are_distinct_whole_and_within_caps(ring: ModuleType, members: li
             loads[i] += 1
     if members:
         for load, share in zip(loads, fair_shares(members, partitions, n), strict=True):
-            assert load <= math.ceil(share * 105 / 100)
+            assert load <= (math.floor if share >= 100 else math.ceil)(share * 105 / 100)
 
 
 @given(members=member_lists, partitions=partition_counts, n=st.integers(1, 4), seed=seeds, data=st.data())
@@ -160,7 +160,7 @@ def test_a_giant_gets_every_partition_and_the_others_share_the_rest(ring: Module
     members = [(id, 100_000 if i == 0 else 1000, b"") for i, (id, _, _) in enumerate(plain_members(5, 3))]
     loads = [sum(i in row for row in ring.assign(members, 256, 3, 9)) for i in range(5)]
     assert loads[0] == 256
-    assert sum(loads) == 768 and max(loads[1:]) <= 135  # ceil(1.05 * 256 * 2 / 4)
+    assert sum(loads) == 768 and max(loads[1:]) <= 134  # floor(1.05 * 256 * 2 / 4)
 
 
 def test_load_follows_capacity(ring: ModuleType) -> None:
@@ -272,7 +272,7 @@ def test_golden_placement(ring: ModuleType) -> None:
     members = [(bytes([i]) * 16, 500 + 250 * i, b"zone%d" % (i % 3) if i % 4 else b"") for i in range(1, 10)]
     owners = ring.assign(members, 256, 3, 0xD1CE)
     assert owners[:4] == [(3, 7, 0), (6, 2, 3), (2, 4, 6), (0, 4, 8)]
-    assert xxhash.xxh3_64_hexdigest(b"".join(bytes(row) for row in owners)) == "ef9bbfc61107ee54"
+    assert xxhash.xxh3_64_hexdigest(b"".join(bytes(row) for row in owners)) == "3e55b0c5d2f62f0a"
     assert ring.preference(members, 77, 0xD1CE) == [6, 7, 8, 5, 4, 1, 3, 2, 0]
 
 
