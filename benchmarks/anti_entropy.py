@@ -92,9 +92,7 @@ class Pair:
             if message[0] not in CHATTER:
                 self.messages += 1
                 self.bytes += len(encode(message))
-                self.record_bytes += (
-                    len(message[4] or b"") if message[0] == m.REPLICATE else len(message[5] or b"") if message[0] == m.READ_REPLY else 0
-                )
+                self.record_bytes += len(message[4] or b"") if message[0] == m.REPLICATE else len(message[5] or b"") if message[0] == m.READ_REPLY else 0
             self.inbox[destination].append((node, message))
 
     def agree(self) -> bool:

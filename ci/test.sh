@@ -23,7 +23,7 @@ mkdir "$scratch/source"
 tar -C "$root" -c --ignore-failed-read --null -T "$scratch/files" -f - | tar -C "$scratch/source" -x -f -
 # Built in a copy of the copy: a build leaves its own copies of modules behind, which nobody wants linted.
 cp -R "$scratch/source" "$scratch/build"
-DYNAMO_EXTENSIONS=require "$bin/python" -m pip install -q --disable-pip-version-check "$scratch/build[test]"
+DYNAMO_EXTENSIONS=require "$bin/python" -m pip install -q --disable-pip-version-check "$scratch/build[test,fuzz]"
 
 cd "$scratch/source"
 step "lint"
@@ -43,7 +43,9 @@ step "tests, compiled core"
 pytest "$scratch/source/tests"
 step "tests that cross the kernels, pure core"
 DYNAMO_PURE=1 "$bin/dynamo" version
-DYNAMO_PURE=1 pytest "$scratch/source/tests" --ignore "$scratch/source/tests/core"
+pure=()
+for room in membership replication storage store wire api client verbs cluster/test_cli_cluster.py; do pure+=("$scratch/source/tests/$room"); done
+DYNAMO_PURE=1 pytest "${pure[@]}"
 step "distributions"
 "$bin/python" "$scratch/source/ci/wheels.py" --source "$scratch/source"
 step "done"

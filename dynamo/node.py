@@ -168,9 +168,7 @@ class Node(AsyncVerbsOfDefault):
         if known is not None and known.status == LEFT:
             raise ConfigError(f"{config.data}: this node left its cluster for good; give an empty data directory to join anew")
         capacity = startup.thousandths(config.capacity)
-        membership.start(
-            self.name, self.address, self._actor.actor, self._actor.lease_end, FORMAT_MAX, zone=config.zone, capacity=capacity, status=NORMAL
-        )
+        membership.start(self.name, self.address, self._actor.actor, self._actor.lease_end, FORMAT_MAX, zone=config.zone, capacity=capacity, status=NORMAL)
         membership.administer(
             membership.node_id,
             status=NORMAL if membership.local.status == JOINING else None,

@@ -73,6 +73,4 @@ def unix_seconds(hlc_time: int) -> float:
 
 def make_siblings(raw: Iterable[tuple[bytes, int, int, int]], codec: Codec | None) -> tuple[Sibling, ...]:
     """Siblings of the wire's (value, actor, counter, HLC time), values decoded. What the codec raises reaches the caller."""
-    return tuple(
-        Sibling(value if codec is None else codec.decode(value), Dot(actor, counter), unix_seconds(time)) for value, actor, counter, time in raw
-    )
+    return tuple(Sibling(value if codec is None else codec.decode(value), Dot(actor, counter), unix_seconds(time)) for value, actor, counter, time in raw)

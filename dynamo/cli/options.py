@@ -55,9 +55,9 @@ def at(command: Command) -> Command:
         show_default=True,
         help="Nodes to ask; any one is enough.  [env: DYNAMO_AT]",
     )(command)
-    return click.option(
-        "--timeout", type=click.FloatRange(min=0, min_open=True), default=5.0, show_default=True, help="Seconds for all attempts together."
-    )(command)
+    return click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=5.0, show_default=True, help="Seconds for all attempts together.")(
+        command
+    )
 
 
 def output(*formats: str) -> Callable[[Command], Command]:

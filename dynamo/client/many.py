@@ -52,9 +52,7 @@ def get_many(place: Place, keys: Iterable[Key]) -> Verb[dict[bytes, Result | Dyn
     return (yield from _Many(items, ask, lambda key, reply: result_of(place, key, reply)).run())
 
 
-def put_many(
-    place: Place, mapping: Values, contexts: Tokens | None, mode: int, new_operation: NewOperation
-) -> Verb[dict[bytes, Context | DynamoError]]:
+def put_many(place: Place, mapping: Values, contexts: Tokens | None, mode: int, new_operation: NewOperation) -> Verb[dict[bytes, Context | DynamoError]]:
     """Put or set many keys, each under its own context. Raises ValueError for a key that is there twice, and a context without a value."""
     tokens = {key_bytes(key): token_bytes(token) for key, token in (contexts or {}).items()}
     items: dict[bytes, Item] = {}

@@ -29,15 +29,11 @@ class AsyncVerbs:
     async def _run(self, verb: Verb[T], timeout: float | None) -> T:
         raise NotImplementedError
 
-    async def get(
-        self, key: Key, *, r: int | None = None, pr: int | None = None, resolver: Resolver | None = None, timeout: float | None = None
-    ) -> Result:
+    async def get(self, key: Key, *, r: int | None = None, pr: int | None = None, resolver: Resolver | None = None, timeout: float | None = None) -> Result:
         """Read the key. Absent keys are no error; the result says `found`."""
         return await self._run(verbs.get(self._place, key, r, pr, resolver), timeout)
 
-    async def put(
-        self, key: Key, value: Any, *, context: Token = None, w: int | None = None, pw: int | None = None, timeout: float | None = None
-    ) -> Context:
+    async def put(self, key: Key, value: Any, *, context: Token = None, w: int | None = None, pw: int | None = None, timeout: float | None = None) -> Context:
         """Replace what the context covers; without a context, add a sibling. Returns the context for a next write."""
         return await self._run(verbs.write(self._place, key, value, context, MODE_PUT, w, pw, new_operation()), timeout)
 
@@ -65,9 +61,7 @@ class AsyncVerbs:
         """Set many keys; what went wrong with one stands in its place."""
         return await self._run(many.put_many(self._place, mapping, None, MODE_SET, new_operation), timeout)
 
-    def scan(
-        self, prefix: Key = b"", *, limit: int | None = None, cursor: str | bytes | None = None, timeout: float | None = None
-    ) -> AsyncIterator[Result]:
+    def scan(self, prefix: Key = b"", *, limit: int | None = None, cursor: str | bytes | None = None, timeout: float | None = None) -> AsyncIterator[Result]:
         """The keys that begin with `prefix` and have live values, each once; `timeout` is for one page. A result's `cursor` resumes behind it."""
         return AsyncResults(self, Scan(self._place, prefix, limit, cursor), timeout)
 

@@ -36,9 +36,7 @@ class Verbs:
         """Read the key: its siblings and the context that covers them. Absent keys are no error; the result says `found`."""
         return self._run(verbs.get(self._place, key, r, pr, resolver), timeout)
 
-    def put(
-        self, key: Key, value: Any, *, context: Token = None, w: int | None = None, pw: int | None = None, timeout: float | None = None
-    ) -> Context:
+    def put(self, key: Key, value: Any, *, context: Token = None, w: int | None = None, pw: int | None = None, timeout: float | None = None) -> Context:
         """Replace what the context covers; without a context, add a sibling to whatever is there. Returns the context for a next write.
 
         Unavailable, Timeout and ConnectionFailed tell with `maybe_applied` whether the write may yet become visible.
@@ -80,9 +78,7 @@ class Verbs:
         """Set many keys; what went wrong with one stands in its place. Nothing holds across keys."""
         return self._run(many.put_many(self._place, mapping, None, MODE_SET, new_operation), timeout)
 
-    def scan(
-        self, prefix: Key = b"", *, limit: int | None = None, cursor: str | bytes | None = None, timeout: float | None = None
-    ) -> Iterator[Result]:
+    def scan(self, prefix: Key = b"", *, limit: int | None = None, cursor: str | bytes | None = None, timeout: float | None = None) -> Iterator[Result]:
         """The keys that begin with `prefix` and have live values, each once, `limit` of them at most. They come in pages, each read at R owners:
         `timeout` is for one page. In the order of keys within a partition only.
 

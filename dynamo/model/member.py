@@ -101,9 +101,7 @@ def decode_member(data: bytes, start: int) -> tuple[Member, int]:
     text = start + _HEAD.size
     if len(data) < text:
         raise CorruptRecord("a member is cut short")
-    (node_id, incarnation, revision, admin_version, capacity, status, actor, lease_end, formats, *lengths) = (
-        _HEAD.unpack_from(data, start)
-    )
+    (node_id, incarnation, revision, admin_version, capacity, status, actor, lease_end, formats, *lengths) = _HEAD.unpack_from(data, start)
     texts = []
     for length in lengths:
         texts.append(data[text : text + length])

@@ -1,9 +1,9 @@
 """Who this node is, as its meta table keeps it: node id, cluster, membership, actor. Read once at the start, written before anything is served.
 
-    identity     document: (format 1, node id)
-    cluster      document: (format 1, the cluster's document)
-    membership   `Membership.encode`; afterwards written by the replica with each change
-    actor        `ActorLease.encode`; likewise
+identity     document: (format 1, node id)
+cluster      document: (format 1, the cluster's document)
+membership   `Membership.encode`; afterwards written by the replica with each change
+actor        `ActorLease.encode`; likewise
 """
 
 from __future__ import annotations

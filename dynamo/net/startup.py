@@ -52,9 +52,7 @@ def check_asked(config: NodeConfig, cluster: Cluster) -> None:
             raise ConfigError(f"{name}: the cluster was created with {has}, not {asked}; that is fixed, so leave it out here")
 
 
-async def join(
-    addresses: Iterable[str], node_id: NodeId, name: str, address: str, timeout_s: float, cluster_id: bytes = b""
-) -> tuple[Cluster, list[Member]]:
+async def join(addresses: Iterable[str], node_id: NodeId, name: str, address: str, timeout_s: float, cluster_id: bytes = b"") -> tuple[Cluster, list[Member]]:
     """Ask the nodes at these addresses, in turn and again, until one answers with (the cluster, its members).
 
     Raises ConnectionFailed when none could be reached in time, ConfigError when one belongs to another cluster than `cluster_id`, when this node id
@@ -80,9 +78,7 @@ async def join(
         await trio.sleep(ROUND_PAUSE_S)
 
 
-async def be_known(
-    others: Iterable[Member], me: Member, cluster_id: bytes, refused: Callable[[NodeId], DynamoError | None]
-) -> None:
+async def be_known(others: Iterable[Member], me: Member, cluster_id: bytes, refused: Callable[[NodeId], DynamoError | None]) -> None:
     """Wait until each of the others that can be reached lists this node at its address, so that a request to any of them counts it in.
 
     Raises ConfigError when one of them goes on refusing this node (`refused`); gives up waiting, but does not fail, for any other reason.

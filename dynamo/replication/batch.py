@@ -3,9 +3,14 @@
 All answers have to fit into one frame, and a hundred values may not. What would go beyond `ANSWER_BYTES_MAX` is left out as soon as it is known, with
 a typed error in its place, and asked for again by the client: a read with fewer others, a write by the same operation id. The first answer to come
 is always kept, so each request gets on by one key at least.
+
+Gets are begun a few at a time, more with each small answer and fewer after a large one: a thousand large values at once would fill this node's
+memory, and the connections to the owners beyond what they may hold. When the answer is full, the rest is not read at all.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from dynamo.errors import InvalidRequest, ValueTooLarge
 from dynamo.model import messages as m
@@ -15,12 +20,14 @@ from dynamo.replication.forward import take_put
 from dynamo.replication.get import coordinate_get
 
 ANSWER_BYTES_MAX = 4 << 20  # half a frame: the one answer that is kept in any case may take the other half
+GETS_FIRST = 16  # begun before the first answer; of values of 1 MiB, as many as a connection may hold
+_LEFT_OUT = "left out of an answer that grew too large; ask again"
 
 
 class Batch:
     """Collects the replies to the keys of one request, in their order."""
 
-    __slots__ = ("_bytes", "_kind", "_missing", "_replies", "_request_id")
+    __slots__ = ("_bytes", "_full", "_kind", "_missing", "_replies", "_request_id")
 
     def __init__(self, kind: int, request_id: int, count: int) -> None:
         self._kind = kind
@@ -28,13 +35,15 @@ class Batch:
         self._replies: list[Message | None] = [None] * count
         self._missing = count
         self._bytes = 0
+        self._full = False  # something was left out
 
     def add(self, slot: int, reply: Message) -> Message | None:
         """Take the answer for one key; the whole reply once all are there."""
         assert self._replies[slot] is None, "a key was answered twice"
         size = _size(reply)
         if self._bytes and self._bytes + size > ANSWER_BYTES_MAX:
-            reply = m.error_message(0, ValueTooLarge.code, "left out of an answer that grew too large; ask again", reply[0] == m.PUT_REPLY)
+            self._full = True
+            reply = m.error_message(0, ValueTooLarge.code, _LEFT_OUT, reply[0] == m.PUT_REPLY)
         elif reply[0] != m.ERROR:
             self._bytes += size
         self._replies[slot] = reply
@@ -42,6 +51,43 @@ class Batch:
         if self._missing:
             return None
         return (self._kind, self._request_id, tuple(self._replies))
+
+
+class Gets(Batch):
+    """The same for gets, which it begins: `begin(slot)` leads to one `add`, at once or later."""
+
+    __slots__ = ("_begin", "_beginning", "_begun", "_largest", "_running", "_window")
+
+    def __init__(self, request_id: int, count: int, begin: Callable[[Gets, int], None]) -> None:
+        super().__init__(m.GET_MANY_REPLY, request_id, count)
+        self._begin = begin
+        self._begun = self._running = 0
+        self._window = GETS_FIRST
+        self._largest = 1  # of the recent answers, in bytes
+        self._beginning = False
+
+    def go_on(self) -> None:
+        """Begin as many as the window lets through. An answer that comes at once is seen by the loop, not by a call within a call."""
+        if self._beginning:
+            return
+        self._beginning = True
+        while self._begun < len(self._replies) and self._running < self._window:
+            slot, self._begun, self._running = self._begun, self._begun + 1, self._running + 1
+            self._begin(self, slot)
+        self._beginning = False
+
+    def add(self, slot: int, reply: Message) -> Message | None:
+        """Take the answer for one key, and begin others; the whole reply once all are there."""
+        whole = super().add(slot, reply)
+        self._running -= 1
+        self._largest = max(_size(reply), self._largest - (self._largest >> 3), 1)
+        self._window = min(self._window + 1, max(1, ANSWER_BYTES_MAX // self._largest))
+        if self._full:
+            rest, self._begun = range(self._begun, len(self._replies)), len(self._replies)
+            for slot in rest:
+                whole = super().add(slot, m.error_message(0, ValueTooLarge.code, _LEFT_OUT, False))
+        self.go_on()
+        return whole
 
 
 def _size(reply: Message) -> int:
@@ -55,9 +101,13 @@ def take_get_many(core: Core, source: Source, message: Message) -> None:
     """Coordinate a get for each key; each has its own outcome."""
     _, request_id, bucket, keys, r, pr, time_ms = message[:7]
     if _countable(core, source, request_id, len(keys)):
-        batch = Batch(m.GET_MANY_REPLY, request_id, len(keys))
-        for slot, key in enumerate(keys):
-            coordinate_get(core, ReplyTo(source, slot, batch=batch), bucket, key, r, pr, time_ms)
+        deadline = core.now + time_ms / 1000.0
+
+        def begin(batch: Gets, slot: int) -> None:
+            left_ms = max(0, int((deadline - core.now) * 1000.0))
+            coordinate_get(core, ReplyTo(source, slot, batch=batch), bucket, keys[slot], r, pr, left_ms)
+
+        Gets(request_id, len(keys), begin).go_on()
 
 
 def take_put_many(core: Core, source: Source, message: Message) -> None:

@@ -49,6 +49,7 @@ class Settings:
     operations_max: int = 20_000  # operation ids remembered against retries
     record_bytes_max: int = 2 << 20  # a client's put that grows a record past this is refused; four sides of a partition still fit into a frame
     keys_per_request_max: int = 1024
+    reading_bytes_max: int = 128 << 20  # of records held by gets that wait for others; beyond it new ones are refused as busy
     handoff_window: int = 64  # rows handed over at a time
     handoff_retry_s: float = 2.0
     hint_bytes_max: int = 256 << 20  # of records held back for nodes that are down; beyond it new hints are refused
@@ -120,6 +121,7 @@ class Core:
         self.liveness = Liveness(settings.heartbeat_interval_s)
         self.deadlines = Deadlines()
         self.pending: dict[int, Fold] = {}
+        self.reading_bytes = 0  # of the records that pending gets hold
         self.outbox: list[tuple[Source, Message]] = []
         self.waiting_for_actor: list[tuple[ReplyTo, Message]] = []
         self.operations: dict[bytes, tuple[bytes, int, int]] = {}  # recent ones minted here: operation -> (row key, actor, counter)

@@ -95,5 +95,5 @@ def take_put(core: Core, reply_to: ReplyTo, message: Message) -> None:
     if route.owner or len(core.pending) >= core.settings.pending_max:
         coordinate_put(core, reply_to, message)
         return
-    turn = int(core.random.random() * len(route.peers))
-    PendingForward(core, reply_to, message, [*route.peers[turn:], *route.peers[:turn]]).begin(core)
+    # Always the first owner in line: writes to one key then meet in one row, which is what a `set` replaces. Keys spread the load.
+    PendingForward(core, reply_to, message, list(route.peers)).begin(core)

@@ -73,8 +73,8 @@ class PendingGet:
     """A get in the table of pending requests: the fold, whom to ask next, and the answer."""
 
     __slots__ = (
-        "answered", "bucket", "deadline", "definition", "done", "fold", "key", "pin", "pin_digest", "plan", "reply_to", "request_id", "row_key",
-        "standing", "started", "time_ms",
+        "answered", "bucket", "deadline", "definition", "done", "fold", "held_bytes", "key", "pin", "pin_digest", "plan", "reply_to",
+        "request_id", "row_key", "standing", "started", "time_ms",
     )  # fmt: skip
 
     def __init__(
@@ -101,6 +101,7 @@ class PendingGet:
         self.deadline = core.now + min(time_ms / 1000.0, core.settings.request_time_s_max)
         self.pin = b""  # the record whose digest goes out with the reads; a reply by digest alone stands for it
         self.pin_digest = b"\0" * 16
+        self.held_bytes = 0  # of records, as counted in `core.reading_bytes`
         self.answered = False
         self.done: Callable[[Core, PendingGet], None] | None = None  # told after the repairs were handed out
 
@@ -138,10 +139,17 @@ class PendingGet:
             self.fold.outstanding.add(core.node_id)
             held.wakes.append((self.request_id, record))
             return True
-        self.fold.add(core.node_id, self.standing, record)
+        self._take(core, core.node_id, self.standing, record)
         if row is not None:
             self.pin, self.pin_digest = record, row.digest
         return True
+
+    def _take(self, core: Core, node: bytes, role: int, record: bytes) -> None:
+        """Keep a reply's record until the end, and count it."""
+        if record is not self.pin:
+            self.held_bytes += len(record)
+            core.reading_bytes += len(record)
+        self.fold.add(node, role, record)
 
     def on_reply(self, core: Core, source: bytes, message: Message) -> bool:
         if message[0] != m.READ_REPLY:
@@ -156,11 +164,11 @@ class PendingGet:
                 code = error.code
         if code:
             return self.on_failure(core, source, code)
-        self.fold.add(source, role, self.pin if record is None else record)
+        self._take(core, source, role, self.pin if record is None else record)
         return self._settle(core)
 
     def on_wake(self, core: Core, record: bytes | None) -> bool:
-        self.fold.add(core.node_id, self.standing, record or b"")
+        self._take(core, core.node_id, self.standing, record or b"")
         return self._settle(core)
 
     def on_failure(self, core: Core, node: bytes, code: int) -> bool:
@@ -208,7 +216,9 @@ class PendingGet:
         core.answer(self.reply_to, reply)
 
     def _repair(self, core: Core) -> None:
-        """Hand out the repairs, and say so."""
+        """The end, in any case: hand out the repairs, and say so."""
+        core.reading_bytes -= self.held_bytes
+        self.held_bytes = 0
         record, behind = self.fold.final_action()
         if record:
             self._send_repairs(core, record, behind)
@@ -270,8 +280,8 @@ def coordinate_get(core: Core, reply_to: ReplyTo, bucket: bytes, key: bytes, r: 
     try:
         check_bucket(bucket)
         check_key(key)
-        if len(core.pending) >= core.settings.pending_max:
-            raise Unavailable("busy: too many requests in flight on this node; try another or again")
+        if len(core.pending) >= core.settings.pending_max or core.reading_bytes >= core.settings.reading_bytes_max:
+            raise Unavailable("busy: too many requests in flight on this node, or too large ones; try another or again")
         place = definition, _, route = core.place(bucket, key)
         required = needed(r, definition.r, core.cluster.r, definition.n or core.cluster.n, core.ring.size)
         owners_required = pr or definition.pr or core.cluster.pr

@@ -52,6 +52,4 @@ class Routes:
         peers = tuple(node for node in owners if node != me and up(node))
         fallbacks = tuple(node for node in self._ring.preference(partition) if node != me and node not in owners and up(node))
         owner = me in owners
-        return Route(
-            partition, owners, owner, m.OWNER if owner else m.FALLBACK, peers, fallbacks, 1 + len(peers) + len(fallbacks), owner + len(peers)
-        )
+        return Route(partition, owners, owner, m.OWNER if owner else m.FALLBACK, peers, fallbacks, 1 + len(peers) + len(fallbacks), owner + len(peers))

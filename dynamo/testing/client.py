@@ -65,7 +65,11 @@ class SimulatedClient:
         self.rng = self.world.stream(f"client/{number}")
         self.policy = policy
         self.failures: dict[str, int] = {}  # errors that reached the caller, by kind
-        self._nodes = Nodes([node.address for node in cluster.nodes.values()], policy, self.rng)
+        self._pinned: list[str] = []  # the few addresses this client was configured with; empty: all
+        known = [node.address for node in cluster.nodes.values()]
+        if self.rng.random() < cluster.pinned:
+            self._pinned = self.rng.sample(known, min(len(known), self.rng.choice((1, 2, 3))))
+        self._nodes = Nodes(self._pinned or known, policy, self.rng)
         self._requests = 0
         self._calls: dict[int, _Call] = {}
         self._connected: set[tuple[bytes, int]] = set()
@@ -74,7 +78,8 @@ class SimulatedClient:
 
     def learn(self) -> None:
         """Hear of new nodes, and that some are gone."""
-        self._nodes = Nodes([node.address for node in self.cluster.nodes.values() if not node.removed], self.policy, self.rng)
+        known = [node.address for node in self.cluster.nodes.values() if not node.removed]
+        self._nodes = Nodes([address for address in self._pinned if address in known] or known, self.policy, self.rng)
 
     def run(self, verb: Verb[Any], timeout_s: float, done: Done) -> None:
         """Run a verb; `done(result, None)` or `done(None, error)` is called once."""
@@ -131,9 +136,7 @@ class SimulatedClient:
             return
         call.sent_to = connection
         if call.writes:
-            self.cluster.requests[self.number, call.number] = [
-                (w.bucket.encode(), self.cluster.key_bytes(w.key), w.required, w.operation) for w in call.writes
-            ]
+            self.cluster.requests[self.number, call.number] = [(w.bucket.encode(), self.cluster.key_bytes(w.key), w.required, w.operation) for w in call.writes]
         self.world.after(attempt.wait_s, self._timed_out, call.number, True)
         self.cluster.network.carry(self.number, node.node_id, True, node.arrive, node.boots, self.number, message)
 

@@ -38,6 +38,7 @@ class Faults:
     outage_s: float = 1.0
     partition_interval_s: float = 0.0
     partition_s: float = 3.0
+    flapping_s: float = 0.0  # through a storm, one node is cut off for about this long, back for about as long, cut off again
     pause_interval_s: float = 0.0  # a node handles nothing for 0.1 to 60 s, then everything that came meanwhile
     clock_jump_interval_s: float = 0.0  # of the wall clock
     clock_drift: float = 0.0  # most by which a node's monotonic clock runs fast or slow
@@ -78,6 +79,7 @@ class Faults:
             outage_s=rng.choice((0.05, 0.3, 1.0, 5.0)),
             partition_interval_s=some(0.6, 1.0, 6.0),
             partition_s=rng.choice((0.5, 3.0, 20.0)),
+            flapping_s=some(0.4, 0.5, 3.0),
             pause_interval_s=some(0.3, 2.0, 10.0),
             clock_jump_interval_s=some(0.3, 1.0, 10.0),
             clock_drift=some(0.3, 0.0, 0.05),

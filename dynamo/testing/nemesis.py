@@ -55,6 +55,8 @@ class Nemesis:
             if interval_s:
                 rng = self.world.stream(f"{name}/{self.world.now}")
                 self.world.after(rng.expovariate(1 / interval_s), self._strike, name, interval_s, strike, rng, until)
+        if self.faults.flapping_s:
+            self._flap(self.world.stream(f"flap/{self.world.now}"), until)
         if self.losses_left and self._rng.random() < 0.7:
             node = self._rng.choice(list(self.cluster.nodes.values()))
             self._backups[node.node_id] = node.disk.copy()
@@ -81,8 +83,8 @@ class Nemesis:
         else:
             self.stop(rng.choice(up), self.world.fault_point("stop.clean", self.faults.stop_clean, rng))
 
-    def stop(self, node: Node, clean: bool, boot: int | None = None) -> None:
-        """Stop a node, in order or not, and start it again later."""
+    def stop(self, node: Node, clean: bool, boot: int | None = None, soon: float = 0.3) -> None:
+        """Stop a node, in order or not, and start it again later; with the probability `soon` at once, as a supervisor would."""
         if node.replica is None or self.world.healed or (boot is not None and boot != node.boots):
             return
         rng = node.rng
@@ -93,7 +95,7 @@ class Nemesis:
         self.world.note("stop" if clean else "crash", node)
         if rng.random() < self.faults.row_loss:
             self._lose_rows(node, rng)
-        outage_s = self.faults.outage_s if rng.random() < 0.7 else 0.05  # a supervisor restarts what dies at once
+        outage_s = 0.02 if rng.random() < soon else self.faults.outage_s
         outage = min(rng.expovariate(1 / outage_s), _OUTAGE_S_MAX)
         self.world.after(outage, self._restart, node, clean)
 
@@ -134,6 +136,20 @@ class Nemesis:
         if not self.world.healed:
             self.cluster.network.mend(links)
             self.cluster.links_changed(links)
+
+    def _flap(self, rng: Random, until: float) -> None:
+        """Cut one node off from the others, again and again. Its clients may still reach it."""
+        victim = rng.choice(list(self.cluster.nodes))
+        links: list[Link] = [link for other in self.cluster.nodes if other != victim for link in ((victim, other), (other, victim))]
+        if rng.random() < 0.5:
+            links += [link for client in self.cluster.clients for link in ((victim, client), (client, victim))]
+        self.world.note("flapping", self.cluster.nodes[victim])
+        at = 0.0
+        while self.world.now + at < until:
+            self.world.after(at, self._cut, links)
+            at += self.faults.flapping_s * rng.uniform(0.5, 1.5)
+            self.world.after(at, self._mend, links)
+            at += self.faults.flapping_s * rng.uniform(0.5, 2.0)
 
     def _clog(self, rng: Random) -> None:
         one, other = rng.sample(list(self.cluster.nodes), 2)

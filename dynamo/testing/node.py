@@ -224,7 +224,7 @@ class Node:
             # Invariant: one group at a time.
             assert self._flying is None, "two groups in flight"
             self._flying = (ready.group, ready.messages_after_commit)
-            self._begin_commit()
+            self._begin_commit(any(message[0] == m.REPLICATE and message[5] == m.PURPOSE_WRITE for _, message in ready.messages))
         else:
             assert not ready.messages_after_commit or self._flying is None
             for destination, message in ready.messages_after_commit:
@@ -236,18 +236,19 @@ class Node:
                 self._tick_at = at
                 world.at(at, self._tick, self.boots, at)
 
-    def _begin_commit(self) -> None:
+    def _begin_commit(self, writes: bool) -> None:
+        """`writes`: what was sent at once has writes in it that only this group makes durable here."""
         world, faults, rng = self.world, self.cluster.faults, self.rng
         delay = -log(1.0 - rng.random()) * faults.commit_s * self.disk.slow
         if world.fault_point("commit.slow", faults.commit_slow, rng):
             delay *= 100
         delay = min(delay, COMMIT_S_MAX)
-        if self.ambushed and self._flying is not None and self._flying[0].objects:
-            # What was sent ahead arrives, while this disk lags.
+        if self.ambushed and writes:
+            # What was sent ahead arrives and is stored by the others, while this disk lags.
             self.ambushed, self._ambush_fails = False, True
-            delay = min(max(delay, 10.0 * faults.delay_mean_s), COMMIT_S_MAX)
+            delay = min(max(delay, 10.0 * (faults.delay_mean_s + faults.commit_s)), COMMIT_S_MAX)
             if world.fault_point("ambush.crash", 0.6, rng):
-                world.after(delay * rng.uniform(0.5, 1.0), self.cluster.nemesis.stop, self, False, self.boots)
+                world.after(delay * rng.uniform(0.5, 1.0), self.cluster.nemesis.stop, self, False, self.boots, 0.7)
         world.after(delay, self._commit_ends, self.boots)
 
     def _commit_ends(self, boot: int) -> None:

@@ -41,7 +41,7 @@ class Profile:
 
 
 FULL = Profile()
-SHORT = Profile(operations=400, virtual_s=90.0, storm_s=(5.0, 12.0), calm_s=(3.0, 10.0))
+SHORT = Profile(operations=600, virtual_s=90.0, storm_s=(5.0, 12.0), calm_s=(3.0, 10.0))
 
 
 @dataclass(slots=True)
@@ -94,11 +94,12 @@ def build(seed: int, *, faults: Faults | None = None, nodes: int | None = None, 
     rng = world.stream("configuration")
     count = rng.randint(3, 7)
     count = nodes or count
-    retry = RetryPolicy(attempts_max=rng.choice((1, 3, 8)), attempt_timeout_s=rng.choice((0.15, 0.5, 1.0)), down_s=rng.choice((0.1, 0.5)))
+    retry = RetryPolicy(attempts_max=rng.choice((1, 4, 8, 8)), attempt_timeout_s=rng.choice((0.15, 0.5, 1.0)), down_s=rng.choice((0.02, 0.1, 0.5)))
     definition, settings, clients = draw_cluster(rng, count), draw_settings(rng), rng.randint(3, 8)
+    pinned = rng.choice((0.0, 0.5, 1.0))
     world.note("seed", seed, "faults:", drawn)
     world.note("cluster", f"nodes={count} n={definition.n} r={definition.r} w={definition.w} q={definition.partitions} clients={clients}", settings)
-    return SimulatedCluster(world, drawn, nodes=count, definition=definition, settings=settings, retry=retry, clients=clients)
+    return SimulatedCluster(world, drawn, nodes=count, definition=definition, settings=settings, retry=retry, clients=clients, pinned=pinned)
 
 
 def run(seed: int, *, profile: Profile = FULL, faults: Faults | None = None, nodes: int | None = None, log: bool = False) -> Report:
@@ -106,9 +107,7 @@ def run(seed: int, *, profile: Profile = FULL, faults: Faults | None = None, nod
     return run_history(seed, profile=profile, faults=faults, nodes=nodes, log=log)[0]
 
 
-def run_history(
-    seed: int, *, profile: Profile = FULL, faults: Faults | None = None, nodes: int | None = None, log: bool = False
-) -> tuple[Report, History]:
+def run_history(seed: int, *, profile: Profile = FULL, faults: Faults | None = None, nodes: int | None = None, log: bool = False) -> tuple[Report, History]:
     """The same, with the whole history."""
     block = actor.LEASE_BLOCK
     try:

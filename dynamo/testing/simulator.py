@@ -43,8 +43,11 @@ class SimulatedCluster:
     """One cluster and everything that happens to it. `storm`: clients are busy, faults strike."""
 
     def __init__(
-        self, world: World, faults: Faults, *, nodes: int, definition: Cluster, settings: Settings, retry: RetryPolicy, clients: int
+        self, world: World, faults: Faults, *, nodes: int, definition: Cluster, settings: Settings, retry: RetryPolicy, clients: int,
+        pinned: float = 0.0,
     ) -> None:  # fmt: skip
+        """`pinned`: share of clients that know only a few of the nodes, as clients with a short list of addresses do."""
+        self.pinned = pinned
         self.world = world
         self.faults = faults
         self.definition = definition
@@ -353,7 +356,7 @@ def draw_settings(rng: Random) -> Settings:
         "handoff_retry_s": rng.choice((0.5, 2.0)),
         "hint_bytes_max": rng.choice((2_000, 256 << 20, 256 << 20)),
         "hint_window": rng.choice((1, 4, 64)),
-        "hint_retry_s": rng.choice((0.3, 1.0)),
+        "hint_retry_s": rng.choice((0.3, 1.0, 3.0)),
         "exchange_interval_s": rng.choice((2.0, 5.0, 10.0)),
         "repair_window": rng.choice((1, 4, 64)),
         "tree_slice_rows": rng.choice((1, 3, 512)),

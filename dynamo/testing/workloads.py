@@ -34,17 +34,26 @@ class Mix:
         self.weights = {name: rng.choice((0.0, 0.5, 1.0, 1.0, 3.0)) for name in OPERATIONS}
         self.weights["read"] = max(self.weights["read"], 0.5)
         self.weights["chain"] = max(self.weights["chain"], 0.5)
-        if rng.random() < 0.8:  # blind writes only ever add siblings: without limits there would soon be nothing else
+        if rng.random() < 0.5:  # blind writes only ever add siblings: without limits there would soon be nothing else
             self.weights["blind"] = min(self.weights["blind"], 0.5)
-        self.keys = rng.choice((1, 2, 4, 8))
+        self.keys = rng.choice((1, 1, 2, 4, 8))
         self.hot = rng.choice((0.0, 0.3, 0.8))  # share of operations that go to the first key
         self.think_s = rng.choice((0.005, 0.03, 0.1))
         self.timeout_s = rng.choice((0.5, 2.0, 5.0))
-        self.buckets = [b"default", *(bucket for bucket in (b"few", b"small", b"strict") if rng.random() < 0.4)]
+        self.buckets = [b"default", *(bucket for bucket in (b"few", b"small", b"strict") if rng.random() < 0.3)]
         self.last_write_wins = rng.choice((0.0, 0.15, 0.3))
         self.value_bytes = rng.choice((0, 20, 200))
         self.w = rng.choice((None, None, None, 1))
+        if rng.random() < 0.35:
+            self._focus(rng)
         self.prefix = b"k" * rng.choice((1, 1, 1, 600)) + b"-"  # beyond what a row key holds
+
+    def _focus(self, rng: Random) -> None:
+        """All clients write to one key, most of them without having read it: what one node forgets or claims too much of meets the others at once."""
+        self.weights = {"blind": 3.0, "chain": 1.0, "read": 0.2, "delete": 0.2, "gather": rng.choice((0.1, 0.5))}
+        self.keys, self.hot, self.last_write_wins = 1, 1.0, rng.choice((0.0, 0.0, 0.2))
+        self.buckets = [rng.choice((b"default", b"default", b"small"))]
+        self.think_s = rng.choice((0.02, 0.05))
 
     def key(self, rng: Random) -> bytes:
         """Some key, the first one more often."""

@@ -8,33 +8,21 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgpack
-
+from dynamo._core import frame as kernel
 from dynamo.errors import ProtocolError
 
 DOCUMENT_BYTES_MAX = 4 * 1024 * 1024
-_ELEMENTS_MAX = 65_536
+_ELEMENTS_MAX = 1 << 20  # of all arrays and maps; the status of the largest cluster has a tenth of that
 
 
 def encode_document(value: Any) -> bytes:
     """The bytes of a value made of None, bool, int, float, str, bytes, lists or tuples, and dicts."""
-    packed: bytes = msgpack.packb(value, use_bin_type=True)
-    return packed
+    return kernel.pack(value)
 
 
 def decode_document(data: bytes) -> Any:
-    """The value; arrays come back as tuples. Raises ProtocolError for bytes that are no document or a larger one than any node makes."""
+    """The value; arrays come back as tuples. Raises ProtocolError for bytes that are no document, say one with a key twice, or a larger one than
+    any node makes."""
     if len(data) > DOCUMENT_BYTES_MAX:
         raise ProtocolError(f"a document of {len(data)} bytes; the limit is {DOCUMENT_BYTES_MAX}")
-    try:
-        return msgpack.unpackb(
-            data,
-            use_list=False,
-            raw=False,
-            strict_map_key=True,  # str and bytes
-            max_array_len=_ELEMENTS_MAX,
-            max_map_len=_ELEMENTS_MAX,
-            max_ext_len=0,
-        )
-    except (ValueError, TypeError) as error:  # TypeError: an unhashable map key
-        raise ProtocolError(f"a document that is not msgpack: {error}") from None
+    return kernel.unpack(data, _ELEMENTS_MAX)

@@ -127,9 +127,5 @@ def _overlap(what: str, low: int, high: int, our_low: int, our_high: int) -> Non
 
 def _proof(hello: Hello, secret: bytes, asker_nonce: bytes) -> bytes:
     """BLAKE2b-128, keyed with the cluster's secret, over the facts that must not be borrowed by another."""
-    claim = _CLAIM.pack(
-        1 if asker_nonce else 0, hello.cluster_id, hello.node_id, hello.incarnation, hello.boot_nonce, hello.role, asker_nonce, b"dynamo hello"
-    )
+    claim = _CLAIM.pack(1 if asker_nonce else 0, hello.cluster_id, hello.node_id, hello.incarnation, hello.boot_nonce, hello.role, asker_nonce, b"dynamo hello")
     return hashlib.blake2b(claim, digest_size=AUTH_BYTES, key=secret).digest()
-
-

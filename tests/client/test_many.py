@@ -88,9 +88,7 @@ def test_what_was_left_out_is_asked_for_again_in_parts_that_fit(total: int, room
 
 
 def test_one_answer_that_fits_into_no_frame_is_the_error_of_its_key() -> None:
-    found, requests = get_many(
-        lambda request: ValueTooLarge("the answer") if len(request.fields[1]) == 1 else each(22, lambda key: LEFT_OUT)(request)
-    )
+    found, requests = get_many(lambda request: ValueTooLarge("the answer") if len(request.fields[1]) == 1 else each(22, lambda key: LEFT_OUT)(request))
     assert all(isinstance(outcome, ValueTooLarge) for outcome in found.values()) and len(requests) == 1 + len(KEYS)
 
 

@@ -213,7 +213,7 @@ def test_a_key_many_times_in_one_request(address: str, good: dynamo.Client) -> N
         replies = raw.ask((m.GET_MANY, 1, b"default", (b"large",) * 1024, 0, 0, 5000))[2]
         assert len(replies) == 1024 and replies[0][6][0][0] == bytes(MEBIBYTE)
         assert {reply[2] for reply in replies if reply[0] == m.ERROR} == {errors.ValueTooLarge.code}
-        entries = tuple((b"twins", b"%d" % i, None, i.to_bytes(16, "big")) for i in range(3)) + ((b"twins", b"0", None, bytes(16)),)
+        entries = tuple((b"twins", b"%d" % i, None, i.to_bytes(16, "big")) for i in (0, 1, 2, 0))
         replies = raw.ask((m.PUT_MANY, 2, b"default", entries, 0, 0, 0, 5000))[2]
         assert [reply[0] for reply in replies] == [m.PUT_REPLY] * 4
         assert replies[0][5:7] == replies[3][5:7]  # one operation, one dot
@@ -560,6 +560,26 @@ def test_who_asks_for_answers_that_no_window_holds_back_is_cut_off_at_the_bound(
                 raw.sock.sendall(piece)
         good.set("beside", b"1")
     assert cut_off() == before + 1
+
+
+def test_a_thousand_large_values_at_once_cost_a_node_of_a_cluster_a_few(tmp_path: Path, good: dynamo.Client) -> None:
+    with ServedCluster(tmp_path, flags=("--durability", "relaxed")) as cluster:
+        with dynamo.Client(cluster.addresses, timeout=WAIT_S) as client:
+            client.set("large", bytes(MEBIBYTE))
+        first = cluster.nodes[0]
+        before = memory(first.pid, "VmRSS") if sys.platform == "linux" else 0
+        callers = [greeted(first.address) for _ in range(4)]
+        try:
+            for raw in callers:
+                raw.send((m.GET_MANY, 1, b"default", (b"large",) * 1024, 0, 0, 5000))
+            for raw in callers:
+                reply = raw.receive()
+                assert reply is not None and reply[0] == m.GET_MANY_REPLY and len(reply[2]) == 1024
+                assert {each[2] for each in reply[2] if each[0] == m.ERROR} == {errors.ValueTooLarge.code}
+        finally:
+            for raw in callers:
+                raw.sock.close()
+        assert sys.platform != "linux" or memory(first.pid, "VmHWM") - before < 200 * MEBIBYTE
 
 
 def test_frames_that_are_claimed_and_never_sent_cost_nothing(address: str) -> None:

@@ -24,9 +24,7 @@ READY = re.compile(r"ready node=(\S+) address=(127\.0\.0\.1:\d+) cluster=([0-9a-
 
 
 def command(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "dynamo", *arguments], env=ENVIRON, capture_output=True, text=True, timeout=30, check=False, **options
-    )
+    return subprocess.run([sys.executable, "-m", "dynamo", *arguments], env=ENVIRON, capture_output=True, text=True, timeout=30, check=False, **options)
 
 
 def ok(*arguments: str) -> str:

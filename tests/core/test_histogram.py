@@ -185,9 +185,7 @@ def test_bytes_lead_back(module: ModuleType, recorded: list[int], significant_bi
     assert facts(module.Histogram.from_bytes(histogram.to_bytes())) == facts(histogram)
 
 
-def encoded(
-    entries: list[tuple[int, int]], total: int, low: int, high: int, head: tuple[int, int, int] = (1, 6, 0), size: int | None = None
-) -> bytes:
+def encoded(entries: list[tuple[int, int]], total: int, low: int, high: int, head: tuple[int, int, int] = (1, 6, 0), size: int | None = None) -> bytes:
     start = struct.pack(">BBHIQQQQ", *head, len(entries) if size is None else size, total >> 64, total & (2**64 - 1), low, high)
     return start + b"".join(struct.pack(">IQ", *entry) for entry in entries)
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from dynamo.errors import InvalidKey, KeyTooLong
+from dynamo.errors import InvalidKey, KeyTooLong, Unavailable, ValueTooLarge
 from dynamo.model import messages as m
 from dynamo.model.messages import ERROR_TEXT_MAX, Message
+from dynamo.replication.batch import ANSWER_BYTES_MAX, GETS_FIRST, Gets
 
 from .rig import Rig
 
@@ -40,3 +41,73 @@ def test_it_is_refused_at_once_and_costs_the_others_nothing(name: str) -> None:
             assert len(each[3]) <= ERROR_TEXT_MAX
         assert rig.bytes_between == before
     assert not any(node.objects for node in rig.nodes.values())
+
+
+# --- reads that would fill the memory ------------------------------------------------------------------------------------------------------------
+
+
+def answer(size: int) -> Message:
+    return (m.GET_REPLY, 0, 1, 1, 3, b"", ((bytes(size), 7, 1, 1),), ())
+
+
+@pytest.mark.parametrize(("size", "at_once"), [(1, 1024), (10_000, 420), (1 << 20, GETS_FIRST)])
+def test_gets_of_a_batch_are_begun_as_their_size_allows(size: int, at_once: int) -> None:
+    waiting: list[int] = []
+    gets = Gets(1, 1024, lambda batch, slot: waiting.append(slot))
+    gets.go_on()
+    most, begun, whole = 0, 0, None
+    while waiting:
+        most, begun = max(most, len(waiting)), begun + 1
+        assert whole is None
+        whole = gets.add(waiting.pop(0), answer(size))
+    assert whole is not None and len(whole[2]) == 1024
+    kept = sum(reply[0] == m.GET_REPLY for reply in whole[2])
+    assert most <= at_once and kept >= min(1024, ANSWER_BYTES_MAX // (size + 200))
+    assert begun <= kept + at_once  # what is left out is hardly ever read
+    assert {reply[2] for reply in whole[2] if reply[0] == m.ERROR} <= {ValueTooLarge.code}
+    if size == 1:
+        assert most > 400  # small ones open the window
+
+
+def test_gets_that_are_answered_at_once_make_no_deep_calls() -> None:
+    whole: list[Any] = []
+    within = [0]
+
+    def begin(batch: Gets, slot: int) -> None:
+        within[0] += 1
+        assert within[0] == 1
+        if (reply := batch.add(slot, answer(slot % 7))) is not None:
+            whole.append(reply)
+        within[0] -= 1
+
+    Gets(1, 5000, begin).go_on()
+    assert len(whole) == 1 and [len(reply[6][0][0]) for reply in whole[0][2]] == [slot % 7 for slot in range(5000)]
+
+
+def test_records_that_reads_hold_are_counted_bounded_and_let_go() -> None:
+    rig = Rig(5, reading_bytes_max=25_000)
+    key = b"large"
+    assert rig.put(rig.owners(key)[0], key, bytes(10_000))[0] == m.PUT_REPLY
+    for node_id in rig.ids:
+        core = rig.nodes[node_id].replica.core  # type: ignore[union-attr]
+        rig.nodes[node_id].inbox += [(1, (m.GET, number, b"default", key, 0, 0, 5000)) for number in range(1000, 1010)]
+        rig.settle()
+        replies, rig.replies = rig.replies, []
+        assert len(replies) == 10 and core.reading_bytes == 0
+        if node_id in rig.owners(key):  # it holds the record from the start; the others see it when it comes
+            refused = [reply for reply in replies if reply[0] == m.ERROR]
+            assert len(refused) == 7 and all(reply[2] == Unavailable.code and reply[4] is False for reply in refused)
+        assert rig.values(rig.get(node_id, key)) == [bytes(10_000)]
+
+
+def test_reads_that_fail_let_go_too() -> None:
+    rig = Rig(3)
+    a, b, c = rig.ids
+    assert rig.put(a, b"key", bytes(1000), w=3)[0] == m.PUT_REPLY
+    core = rig.nodes[a].replica.core  # type: ignore[union-attr]
+    rig.nodes[b].up = rig.nodes[c].up = False  # silent, and not known to be down
+    rig.nodes[a].inbox.append((1, (m.GET, 50, b"default", b"key", 3, 0, 2000)))
+    rig.settle()
+    assert core.reading_bytes > 1000
+    rig.pass_time(5)
+    assert core.reading_bytes == 0 and [reply[:2] for reply in rig.replies] == [(m.ERROR, 50)]

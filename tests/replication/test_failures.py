@@ -15,7 +15,7 @@ from .rig import Rig
 
 def test_a_hint_is_kept_for_a_node_that_is_down_and_delivered_when_it_is_back() -> None:
     rig = Rig()
-    a, b, c = rig.ids
+    a, _b, c = rig.ids
     rig.down(c)
     for number in range(200):
         assert rig.put(a, b"key-%d" % number, b"v")[0] == m.PUT_REPLY
@@ -118,7 +118,7 @@ def test_a_node_that_owns_no_copy_passes_the_put_on() -> None:
 @pytest.mark.parametrize("error", [StorageFull("full"), StorageFailed("broken")])
 def test_a_failed_commit_tells_the_truth_and_starts_a_new_actor(error: StorageFull | StorageFailed) -> None:
     rig = Rig()
-    a, b, c = rig.ids
+    a, _b, _c = rig.ids
     before = rig.nodes[a].replica.core.actor.actor
     rig.nodes[a].fail_commits = error
     reply = rig.put(a, b"k", b"v", w=3)

@@ -339,7 +339,8 @@ def test_a_killed_process_loses_no_acknowledged_group_and_tears_none(tmp_path: P
     for _ in range(acknowledged):
         assert child.stdout.readline()
     child.kill()
-    rest = child.communicate()[0].splitlines()
+    rest = child.stdout.read().splitlines()  # not communicate(): it reads past what readline() has buffered
+    child.communicate()
     last_acknowledged = acknowledged + len(rest)
     engine = LmdbEngine(str(tmp_path), synced=True)
     stamp = engine.read_meta(b"last")

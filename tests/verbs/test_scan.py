@@ -31,9 +31,7 @@ def filled(owner: Any) -> tuple[Any, dict[bytes, bytes]]:
     return kv, live
 
 
-@pytest.mark.parametrize(
-    "prefix", [b"", b"user:", b"user:1", b"user:499", b"\xff", b"\xff\xff", b"l", b"l" * 480, LONG, LONG + b"1", b"none", b"l" * 1024]
-)
+@pytest.mark.parametrize("prefix", [b"", b"user:", b"user:1", b"user:499", b"\xff", b"\xff\xff", b"l", b"l" * 480, LONG, LONG + b"1", b"none", b"l" * 1024])
 def test_exactly_the_live_keys_with_the_prefix_each_once(filled: tuple[Any, dict[bytes, bytes]], prefix: bytes) -> None:
     kv, live = filled
     results = list(kv.scan(prefix))

@@ -19,9 +19,7 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=4).map(tuple),
     max_leaves=10,
 )
-messages = st.tuples(st.integers(0, 255), st.integers(0, INTEGER_MAX)).flatmap(
-    lambda head: st.lists(values, max_size=5).map(lambda fields: (*head, *fields))
-)
+messages = st.tuples(st.integers(0, 255), st.integers(0, INTEGER_MAX)).flatmap(lambda head: st.lists(values, max_size=5).map(lambda fields: (*head, *fields)))
 
 
 def frame(body: bytes) -> bytes:
@@ -137,6 +135,6 @@ def test_a_message_over_the_limit_is_refused_by_its_sender():
 def test_documents_come_back_and_noise_does_not():
     value = {"name": "n1", "list": (1, (), None), "map": {b"\xff": 1.5}}
     assert decode_document(encode_document(value)) == value
-    for noise in (b"", b"\xc1", b"\x81\x01\x02", b"\x81\x90\x02", b"\x01\x02", b"\xdd\x7f\xff\xff\xff"):
+    for noise in (b"", b"\xc1", b"\x81\x01\x02", b"\x81\x90\x02", b"\x01\x02", b"\xdd\x7f\xff\xff\xff", b"\x82\xa1a\x01\xa1a\x02"):
         with pytest.raises(ProtocolError):
             decode_document(noise)

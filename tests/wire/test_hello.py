@@ -9,9 +9,7 @@ from dynamo.model import messages as m
 from dynamo.wire.hello import MAGIC, Hello, check_cluster, check_hello, check_reply, client_hello, message_of, sign
 
 SECRET = bytes(range(32))
-PEER = Hello(
-    cluster_id=b"c" * 16, partitions=256, tree_shape=1, role=m.ROLE_PEER, node_id=b"n" * 16, incarnation=4, boot_nonce=b"b" * 16, address="h:1"
-)
+PEER = Hello(cluster_id=b"c" * 16, partitions=256, tree_shape=1, role=m.ROLE_PEER, node_id=b"n" * 16, incarnation=4, boot_nonce=b"b" * 16, address="h:1")
 
 
 def test_round_trip():
