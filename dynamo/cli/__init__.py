@@ -37,6 +37,7 @@ _COMMANDS = {
     "stats": "dynamo.cli.cluster",
     "cluster": "dynamo.cli.cluster",
     "ring": "dynamo.cli.cluster",
+    "simulate": "dynamo.cli.simulate",
 }
 
 

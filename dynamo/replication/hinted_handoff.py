@@ -128,10 +128,10 @@ class Hints:
         partition, bucket, key = split_row_key(row_key, row.full_key)
         definition = core.cluster.bucket(bucket)
         owners = core.owners(partition, definition)
-        if target not in owners:
-            if core.node_id in owners:
-                self.drop(core, target, row_key)  # the ring changed: the owners keep each other whole
-            return  # else the row goes to all current owners, and its hints with it
+        if target not in owners:  # the ring changed
+            self.drop(core, target, row_key)
+            core.unowned_rows_staged = core.unowned_rows_staged or core.node_id not in owners  # then it is owed to all current owners
+            return
         if row_key in self._flying.get(target, ()):
             return  # once at a time, or each acknowledgement would set off as many again
         if core.rows.held(row_key) is not None:

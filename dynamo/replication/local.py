@@ -34,9 +34,10 @@ def receive_replicate(core: Core, source: bytes, message: Message) -> None:
             raise CorruptRecord("the record is empty or of another kind than its bucket")
         row = merge_in(core, row_key, bucket, key, role, record)
         if role != m.OWNER:
-            if target and not core.hints.add(core, target, row_key, len(record)):
+            owed = target in route.owners
+            if owed and not core.hints.add(core, target, row_key, len(record)):
                 raise Unavailable("this node keeps as many hints as it may")
-            core.unowned_rows_staged = core.unowned_rows_staged or not target
+            core.unowned_rows_staged = core.unowned_rows_staged or not owed  # a coordinator of another ring: owed to all current owners
     except DynamoError as error:
         core.count("replicates_refused")
         core.send(source, _stored(core, request_id, error.code, role, b"\0" * 16))

@@ -247,8 +247,8 @@ class Node:
             # What was sent ahead arrives and is stored by the others, while this disk lags.
             self.ambushed, self._ambush_fails = False, True
             delay = min(max(delay, 10.0 * (faults.delay_mean_s + faults.commit_s)), COMMIT_S_MAX)
-            if world.fault_point("ambush.crash", 0.6, rng):
-                world.after(delay * rng.uniform(0.5, 1.0), self.cluster.nemesis.stop, self, False, self.boots, 0.7)
+            if world.fault_point("ambush.crash", 0.7, rng):
+                world.after(delay * rng.uniform(0.5, 1.0), self.cluster.nemesis.stop, self, False, self.boots, 0.85)
         world.after(delay, self._commit_ends, self.boots)
 
     def _commit_ends(self, boot: int) -> None:

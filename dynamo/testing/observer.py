@@ -39,7 +39,7 @@ class Observer:
         self.holders: dict[Dot, int] = {}  # which nodes' disks ever held the version, or its successor, as a bit set
         self._asked: dict[tuple[bytes, int], tuple[bytes, bytes, bytes]] = {}  # (asker, request id) -> (bucket, key, record sent or b"")
         self._parsed: dict[bytes, tuple[Dot, ...]] = {}  # record -> the dots of its versions
-        self._acknowledged: dict[bytes, list[tuple[Dot, str, int]]] = {}  # row key -> (dot, operation, HLC) of acknowledged writes
+        self._known: dict[bytes, list[tuple[Dot, str, int]]] = {}  # row key -> (dot, operation, HLC) of all versions seen
         self._dropped: set[tuple[int, bytes]] = set()  # (node, row key) of rows that went to others
         self._lost_at: dict[bytes, float] = {}  # row key -> when some disk last lost it
 
@@ -130,8 +130,6 @@ class Observer:
             text = f"{node} acknowledges {operation} with {holders.bit_count()} of the {required} disks that must hold it"
             self._violation("durable", text, operation)
         self.holders[dot] = holders
-        known = self._acknowledged.setdefault(row_key, [])
-        known.append((dot, operation, self.cluster.history_times.get(dot, 0)))
 
     # --- what disks do ----------------------------------------------------------------------------------------------------------------
 
@@ -170,12 +168,12 @@ class Observer:
         self._violation("dropped", f"{node} deletes its row of {row_key!r}, which no other node holds")
 
     def lost(self, node: Node, before: Table, after: Table) -> None:
-        """A disk was damaged: tell the history which acknowledged writes it had and has no longer."""
+        """A disk was damaged: tell the history which writes it had and may have no longer."""
         operations = {
             operation
             for row_key in sorted(before)
             if before[row_key] != after.get(row_key)
-            for dot, operation, time in self._acknowledged.get(row_key, ())
+            for dot, operation, time in self._known.get(row_key, ())
             if self._covers(row_key, before[row_key], dot, time)  # an old copy that has the write may lack what replaced it: it counts too
         }
         for row_key in before:
@@ -213,6 +211,7 @@ class Observer:
             if self.cluster.history_names.get(dot) != name:
                 self.cluster.history_names[dot] = name
                 self.cluster.history_times[dot] = time
+                self._known.setdefault(self.cluster.row_key(bucket, key), []).append((dot, name, time))
                 where = bucket.decode(), self.cluster.key_name(key)
                 self.cluster.history.add(Seen(*where, Version(dot, name, time, tombstone), self.cluster.world.now))
         if len(self._parsed) > _REMEMBERED_MAX:

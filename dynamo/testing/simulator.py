@@ -297,6 +297,12 @@ class SimulatedCluster:
         replica = next(node.replica for node in self.live() if node.replica is not None)
         return replica.core.owners(partition, self.definition.bucket(bucket))
 
+    def values_of(self, node: Node, bucket: bytes, key: bytes) -> dict[str, bytes]:
+        """The live values a node's disk holds of a key, by operation."""
+        data = node.disk.objects.get(self.row_key(bucket, key))
+        versions = records.versions(decode_row(self.row_key(bucket, key), data).record) if data is not None else ()
+        return {version[3].hex(): version[7] for version in versions if not version[6]}
+
     def record_final(self) -> None:
         """Put what the owners hold into the history, joined where they differ, for every key that was ever written to."""
         names = sorted({(write.bucket, write.key) for write in self.history.writes.values()})

@@ -242,3 +242,17 @@ def test_buckets_with_another_n_agree_too() -> None:
             assert len({rig.record(node, key, bucket) for node in rig.owners(key, bucket)}) == 1
     counters = rig.nodes[rig.ids[0]].replica.core.counters
     assert counters.get("leaves_recomputed", 0) == 0
+
+
+def test_a_stand_in_for_a_node_that_owns_nothing_any_more_gives_the_row_to_the_owners() -> None:
+    rig = Rig(5)
+    owners = rig.owners(b"k")
+    rig.put(owners[0], b"k", b"v")
+    record = rig.record(owners[0], b"k")
+    stranger, former = (node for node in rig.ids if node not in owners)
+    message = (m.REPLICATE, 7, b"default", b"k", record, m.PURPOSE_WRITE, former, 1000, 0, 0, 0, m.DURABILITY_SYNCED, bytes(16))
+    rig.nodes[stranger].inbox.append((owners[0], message))  # sent under a ring in which `former` was an owner
+    rig.settle()
+    assert rig.record(stranger, b"k") == record
+    rig.pass_time(5)
+    assert rig.record(stranger, b"k") is None and rig.nodes[stranger].hints == {}

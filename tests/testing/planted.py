@@ -159,7 +159,7 @@ def never_maybe_applied(patch: pytest.MonkeyPatch) -> None:
 
 
 @bug
-def set_forgets_siblings_on_repair(patch: pytest.MonkeyPatch) -> None:
+def stores_instead_of_merging(patch: pytest.MonkeyPatch) -> None:
     """A replica stores what it is sent instead of merging it."""
     patch.setattr(local, "merge_in", _overwrite(local.merge_in))
 

@@ -1,0 +1,56 @@
+"""`dynamo simulate`: many simulated clusters under faults, each from a seed; exit code 1 if a promise was broken in one."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from dynamo.cli import FAILED, OK
+from dynamo.cli.output import talk, write_json
+
+
+def _seed_range(context: click.Context, parameter: click.Parameter, text: str) -> range:
+    """`A:B`, half open, or a single seed."""
+    first, colon, end = text.partition(":")
+    try:
+        seeds = range(int(first), int(end)) if colon else range(int(first), int(first) + 1)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not of the form A:B, as in 0:200") from None
+    if not seeds:
+        raise click.BadParameter(f"{text!r} holds no seed; B is behind the last one")
+    return seeds
+
+
+@click.command("simulate", short_help="Search simulated clusters for broken promises.")
+@click.option("--seeds", metavar="A:B", callback=_seed_range, required=True, help="Seeds to run, from A up to B - 1.")
+@click.option("--jobs", type=click.IntRange(1), help="Processes to use; by default one for each processor.")
+@click.option("--short", is_flag=True, help="Runs of a quarter of the length.")
+@click.option("-o", "output", type=click.Choice(["text", "json"]), default="text", help="json: one line for each seed.")
+def simulate_command(seeds: range, jobs: int | None, short: bool, output: str) -> int:
+    """Run whole clusters in virtual time under crashes, partitions, lost messages, failing disks and worse, and hold what clients were told
+    against what they promise. Prints a line for each violation; a seed with one is replayed by `python -m dynamo.testing SEED`."""
+    from dynamo.testing.__main__ import print_violations, trace_of
+    from dynamo.testing.runner import FULL, SHORT, run, run_many
+
+    profile = SHORT if short else FULL
+    failed: list[int] = []
+    reports = run_many(seeds, jobs=jobs or os.cpu_count() or 1, profile=profile)
+    bar = click.progressbar(reports, length=len(seeds), label="seeds", file=sys.stderr, item_show_func=lambda _: f"{len(failed)} failed")
+    with bar:
+        for report in bar:
+            if report.violations:
+                failed.append(report.seed)
+            if output == "json":
+                write_json(report.summary())
+            else:
+                print_violations(report)
+                sys.stdout.flush()
+    if failed:
+        talk(f"{len(failed)} of {len(seeds)} seeds show a violation. The trace that leads to the first one:")
+        write_trace = trace_of(run(failed[0], profile=profile, log=True))
+        talk("\n".join(line[:240] for line in write_trace))
+        for seed in failed[:10]:
+            talk(f"replay: python -m dynamo.testing {seed}{' --short' if short else ''}")
+    return FAILED if failed else OK
