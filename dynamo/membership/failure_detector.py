@@ -27,7 +27,7 @@ class FailureDetector:
         assert interval_s > 0 and threshold > 0
         self.interval_s = interval_s
         self.threshold = threshold
-        self._intervals: dict[bytes, deque[float]] = {}
+        self._intervals: dict[bytes, _Intervals] = {}
         self._beat: dict[bytes, float] = {}
         self._heard: dict[bytes, float] = {}
         self._stepped: float | None = None
@@ -36,7 +36,7 @@ class FailureDetector:
         """A heartbeat, or the answer to one, arrived."""
         last = self._beat.get(node)
         if last is not None and now - last <= 10 * self.interval_s:  # a longer gap was an outage, not an interval
-            self._intervals.setdefault(node, deque(maxlen=_SAMPLES_MAX)).append(now - last)
+            self._intervals.setdefault(node, _Intervals()).add(now - last)
         self._beat[node] = self._heard[node] = now
 
     def heard(self, node: bytes, now: float) -> None:
@@ -48,9 +48,9 @@ class FailureDetector:
         heard = self._heard.get(node)
         if heard is None:
             return 0.0
-        intervals = self._intervals.get(node) or (self.interval_s,)
-        mean = sum(intervals) / len(intervals)
-        deviation = max(math.sqrt(sum((x - mean) ** 2 for x in intervals) / len(intervals)), _DEVIATION_MIN_S)
+        intervals = self._intervals.get(node)
+        mean, deviation = (self.interval_s, 0.0) if intervals is None else intervals.mean_and_deviation()
+        deviation = max(deviation, _DEVIATION_MIN_S)
         late = (now - heard - mean) / deviation
         # The tail of the normal distribution by its logistic approximation, 1 / (1 + e^x); of a large x only the exponent matters.
         x = late * (1.5976 + 0.070566 * late * late)
@@ -68,3 +68,29 @@ class FailureDetector:
     def suspects(self, node: bytes, now: float) -> bool:
         """Whether the doubt passes the threshold."""
         return self.phi(node, now) > self.threshold
+
+
+class _Intervals:
+    """The last intervals between heartbeats of one peer, with their sums kept current: phi is asked for each peer in every step."""
+
+    __slots__ = ("_seen", "_squares", "_sum")
+
+    def __init__(self) -> None:
+        self._seen: deque[float] = deque()
+        self._sum = 0.0
+        self._squares = 0.0
+
+    def add(self, interval_s: float) -> None:
+        """One more; the oldest goes when there are enough."""
+        self._seen.append(interval_s)
+        self._sum += interval_s
+        self._squares += interval_s * interval_s
+        if len(self._seen) > _SAMPLES_MAX:
+            oldest = self._seen.popleft()
+            self._sum -= oldest
+            self._squares -= oldest * oldest
+
+    def mean_and_deviation(self) -> tuple[float, float]:
+        """Of at least one interval. Rounding can leave the variance a hair below zero."""
+        mean = self._sum / len(self._seen)
+        return mean, math.sqrt(max(0.0, self._squares / len(self._seen) - mean * mean))

@@ -35,9 +35,11 @@ def receive_replicate(core: Core, source: bytes, message: Message) -> None:
         row = merge_in(core, row_key, bucket, key, role, record)
         if role != m.OWNER:
             owed = target in route.owners
-            if owed and not core.hints.add(core, target, row_key, len(record)):
+            kept = owed and core.hints.add(core, target, row_key, len(record))
+            # Without a hint (its coordinator sees another ring, or there is no room for one) the row is owed to all current owners.
+            core.unowned_rows_staged = core.unowned_rows_staged or not kept
+            if owed and not kept:
                 raise Unavailable("this node keeps as many hints as it may")
-            core.unowned_rows_staged = core.unowned_rows_staged or not owed  # a coordinator of another ring: owed to all current owners
     except DynamoError as error:
         core.count("replicates_refused")
         core.send(source, _stored(core, request_id, error.code, role, b"\0" * 16))

@@ -72,6 +72,7 @@ class Replica:
         self._membership_version = membership.version
         self._meta_retry_at: float | None = None
         self._heartbeat_at = 0.0
+        self._unowned_in_group: int | None = None  # the group that brings rows to hand over
         self._dispatch: dict[int, Callable[[Source, Message], None]] = {
             m.GET: self._get,
             m.PUT: self._put,
@@ -146,6 +147,9 @@ class Replica:
         core = self.core
         core.now = now
         done = core.rows.committed(group)
+        if self._unowned_in_group is not None and group.number >= self._unowned_in_group:
+            self._unowned_in_group = None
+            self.handoff.wake(now + core.settings.handoff_retry_s)
         core.outbox.extend(done.held.messages)
         self.trees.apply(core, done.changes)
         actor = group.meta.get(b"actor")
@@ -302,3 +306,4 @@ class Replica:
         if core.unowned_rows_staged:
             core.unowned_rows_staged = False
             self.handoff.wake(core.now + core.settings.handoff_retry_s)
+            self._unowned_in_group = core.rows.groups + 1  # and after that: a pass sees committed rows only, and a disk may be slow

@@ -22,12 +22,16 @@ Link = tuple[End, End]
 class Network:
     """All links of a run."""
 
-    __slots__ = ("_clogged", "_cuts", "_last", "_rng", "faults", "world")
+    __slots__ = ("_clogged", "_cuts", "_drop", "_duplicate", "_last", "_rng", "_slow", "faults", "world")
 
     def __init__(self, world: World, faults: Faults) -> None:
         self.world = world
         self.faults = faults
         self._rng = world.stream("network")
+        # Asked for with each message: what `World.fault_point` would look up each time.
+        self._drop = world.forced.get("message.drop", faults.drop)
+        self._duplicate = world.forced.get("message.duplicate", faults.duplicate)
+        self._slow = world.forced.get("message.slow", faults.slow)
         self._cuts: dict[Link, int] = {}  # link -> how many partitions cut it
         self._clogged: dict[Link, float] = {}  # link -> until when it holds back
         self._last: dict[Link, float] = {}  # link -> arrival of its last message, where messages keep their order
@@ -67,11 +71,11 @@ class Network:
             world.after(delay, deliver, *arguments)
             return
         link = (source, destination)
-        if link in self._cuts or world.fault_point("message.drop", faults.drop, rng):
+        if link in self._cuts or (self._drop and rng.random() < self._drop):
             return
-        if not once and world.fault_point("message.duplicate", faults.duplicate, rng):
+        if self._duplicate and not once and rng.random() < self._duplicate:
             world.after(delay + rng.random() * 50 * faults.delay_mean_s, deliver, *arguments)
-        if world.fault_point("message.slow", faults.slow, rng):
+        if self._slow and rng.random() < self._slow:
             delay *= 1.0 / max(rng.random(), 1e-3)  # heavy-tailed
             delay *= 10.0
         arrival = world.now + delay

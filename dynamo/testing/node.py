@@ -20,6 +20,7 @@ from dynamo.model.messages import Message, Source
 from dynamo.net.spread import Spread
 from dynamo.replication import ActorLease, Replica
 from dynamo.testing.disk import Disk
+from dynamo.testing.observer import WATCHED
 
 if TYPE_CHECKING:
     from dynamo.testing.simulator import SimulatedCluster
@@ -294,7 +295,8 @@ class Node:
 
     def _send(self, destination: Source, message: Message) -> None:
         cluster = self.cluster
-        cluster.observer.sending(self, destination, message)
+        if message[0] in WATCHED:
+            cluster.observer.sending(self, destination, message)
         if type(destination) is int:
             client = cluster.clients.get(destination)
             if client is not None:

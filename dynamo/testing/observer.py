@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from dynamo.testing.simulator import SimulatedCluster
 
 _REMEMBERED_MAX = 20_000
+WATCHED = frozenset((m.REPLICATE, m.READ, m.REPLICATE_REPLY, m.READ_REPLY, m.GET_REPLY, m.PUT_REPLY, m.GET_MANY_REPLY, m.PUT_MANY_REPLY))
 _LOSS_COUNTS_FOR_S = 130.0  # an acknowledgement given before a loss may still be under way, or wait in a paused node, this long
 
 
@@ -46,7 +47,7 @@ class Observer:
     # --- what nodes say ---------------------------------------------------------------------------------------------------------------
 
     def sending(self, node: Node, destination: Source, message: Message) -> None:
-        """A node sends a message."""
+        """A node sends a message, of the `WATCHED` kinds."""
         kind = message[0]
         if kind == m.REPLICATE:
             self._ask(node, message[1], message[2], message[3], message[4])
@@ -88,14 +89,15 @@ class Observer:
         if not record or row_key in node.disk.damaged or node.disk.unreadable or self._loss_counts(row_key):
             return
         data = node.disk.objects.get(row_key)
-        held = b"" if data is None else decode_row(row_key, data, verify=False).record
+        held = b"" if data is None else _record_of(data)
         if not held and (node.number, row_key) in self._dropped:
             return  # it had the record, and in the same group dropped it because all owners have it too
         if held != record and (not held or records.compare(record, held) not in (records.EQUAL, records.BEFORE)):
             verb = "acknowledged" if shown is None else "answered a read with"
             self._violation("durable", f"{node} {verb} a record of {self.cluster.key_text(bucket, key)} that is not on its disk")
+        bit = 1 << node.number
         for dot in self._parse(bucket, key, record):
-            self.holders[dot] = self.holders.get(dot, 0) | 1 << node.number
+            self.holders[dot] = self.holders.get(dot, 0) | bit
 
     def _shows(self, node: Node, reply: Message) -> None:
         """A client is shown versions."""
@@ -141,13 +143,15 @@ class Observer:
             if data is None:
                 self._drops(node, row_key)
                 continue
-            row = decode_row(row_key, data, verify=False)
-            dots = self._parsed.get(row.record)
+            record = _record_of(data)
+            dots = self._parsed.get(record)
             if dots is None:
-                _, bucket, key = split_row_key(row_key, row.full_key)
-                dots = self._parse(bucket, key, row.record)
+                _, bucket, key = split_row_key(row_key, decode_row(row_key, data).full_key)
+                dots = self._parse(bucket, key, record)
             for dot in dots:
-                holders[dot] = holders.get(dot, 0) | bit
+                held = holders.get(dot, 0)
+                if not held & bit:
+                    holders[dot] = held | bit
 
     def _drops(self, node: Node, row_key: bytes) -> None:
         """A node deletes a row: some other node must hold what is in it."""
@@ -225,3 +229,8 @@ class Observer:
 
     def _violation(self, checker: str, text: str, operation: str = "") -> None:
         self.violations.append(Violation(checker, text, operation, self.cluster.world.now))
+
+
+def _record_of(data: bytes) -> bytes:
+    """The record in an encoded row that is known to be good: what follows the header, the full key, whose length ends the header, and a checksum."""
+    return data[44 + int.from_bytes(data[34:36], "big") :]

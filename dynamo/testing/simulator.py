@@ -354,7 +354,7 @@ def draw_settings(rng: Random) -> Settings:
         "hedge_after_s": rng.choice((0.02, 0.05, 0.2)),
         "suspect_after_s": rng.choice((0.3, 1.0, 2.0)),
         "probe_interval_s": rng.choice((0.2, 0.5, 1.0)),
-        "heartbeat_interval_s": rng.choice((0.5, 1.0, 2.0)),
+        "heartbeat_interval_s": rng.choice((0.5, 2.0, 2.0, 4.0)),
         "pending_max": rng.choice((20, 20_000, 20_000)),
         "operations_max": rng.choice((4, 100, 20_000)),
         "record_bytes_max": rng.choice((8_000, 4 << 20)),
