@@ -84,6 +84,7 @@ class Hints:
         """A commit failed: what was staged is forgotten, so count what there is."""
         self.owed, self.bytes, self._cursor = {}, 0, {}
         self.count(core)
+        self._schedule(core.now + core.settings.hint_retry_s)  # not at once: what cannot be stored now cannot be dropped either
 
     # --- replay -------------------------------------------------------------------------------------------------------------------
 
