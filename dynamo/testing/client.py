@@ -135,7 +135,11 @@ class SimulatedClient:
             self.world.after(0.001, self._broken, call.number, True)
             return
         call.sent_to = connection
-        if call.writes:
+        if call.request.kind in (m.GET, m.GET_MANY):
+            bucket, keys = call.request.fields[:2]
+            names = keys if call.request.kind == m.GET_MANY else (keys,)
+            self.cluster.requests[self.number, call.number] = [(bucket, key, 0, "") for key in names]
+        elif call.writes:
             self.cluster.requests[self.number, call.number] = [(w.bucket.encode(), self.cluster.key_bytes(w.key), w.required, w.operation) for w in call.writes]
         self.world.after(attempt.wait_s, self._timed_out, call.number, True)
         self.cluster.network.carry(self.number, node.node_id, True, node.arrive, node.boots, self.number, message)

@@ -60,13 +60,13 @@ class Observer:
             self._vouches(node, destination, message[1], message[5])
         elif type(destination) is int:
             if kind == m.GET_REPLY:
-                self._shows(node, message)
+                self._shows(node, destination, message[1], 0, message)
             elif kind == m.PUT_REPLY:
                 self._promises(node, destination, message[1], 0, message)
             elif kind == m.GET_MANY_REPLY:
-                for reply in message[2]:
+                for slot, reply in enumerate(message[2]):
                     if reply[0] == m.GET_REPLY:
-                        self._shows(node, reply)
+                        self._shows(node, destination, message[1], slot, reply)
             elif kind == m.PUT_MANY_REPLY:
                 for slot, reply in enumerate(message[2]):
                     if reply[0] == m.PUT_REPLY:
@@ -99,20 +99,19 @@ class Observer:
         for dot in self._parse(bucket, key, record):
             self.holders[dot] = self.holders.get(dot, 0) | bit
 
-    def _shows(self, node: Node, reply: Message) -> None:
+    def _shows(self, node: Node, client: int, request_id: int, slot: int, reply: Message) -> None:
         """A client is shown versions."""
-        for actor, counter in [(s[1], s[2]) for s in reply[6]] + [(t[0], t[1]) for t in reply[7]]:
-            if not self.holders.get((actor, counter)) and not self._replaced((actor, counter)):
-                self._violation("durable", f"{node} shows a client the version {actor:016x}:{counter}, which no disk has ever held")
+        for actor, counter, time in [version[-3:] for version in (*reply[6], *reply[7])]:
+            if not self.holders.get((actor, counter)):
+                requested = self.cluster.requests.get((client, request_id))
+                if requested is None or not self._replaced(requested[slot][0], requested[slot][1], (actor, counter), time):
+                    self._violation("durable", f"{node} shows a client the version {actor:016x}:{counter}, which no disk has ever held")
 
-    def _replaced(self, dot: Dot) -> bool:
+    def _replaced(self, bucket: bytes, key: bytes, dot: Dot, time: int) -> bool:
         """Whether some disk holds what replaced the version; it was replaced in the very group that was to store it then."""
-        write = self.cluster.history.writes.get(self.cluster.history_names.get(dot, ""))
-        if write is None:
-            return False
-        row_key = self.cluster.row_key(write.bucket.encode(), self.cluster.key_bytes(write.key))
-        time = self.cluster.history_times.get(dot, 0)
-        return any(self._covers(row_key, node.disk.objects.get(row_key), dot, time) for node in self.cluster.nodes.values())
+        row_key = self.cluster.row_key(bucket, key)
+        lost = self._loss_counts(row_key)
+        return lost or any(self._covers(row_key, node.disk.objects.get(row_key), dot, time) for node in self.cluster.nodes.values())
 
     def _promises(self, node: Node, client: int, request_id: int, slot: int, reply: Message) -> None:
         """A client is told that its write is safe."""

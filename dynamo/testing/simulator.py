@@ -56,7 +56,7 @@ class SimulatedCluster:
         self.history = History(kinds={name.decode(): bucket.kind for name, bucket in definition.buckets.items()})
         self.history_names: dict[Dot, str] = {}
         self.history_times: dict[Dot, int] = {}
-        self.requests: dict[tuple[int, int], list[tuple[bytes, bytes, int, str]]] = {}  # (client, request id) -> what was to be written
+        self.requests: dict[tuple[int, int], list[tuple[bytes, bytes, int, str]]] = {}  # (client, request id) -> what was asked: bucket, key, W, operation
         self.acknowledged = 0
         self.reads = 0
         self.rotten: set[bytes] = set()
