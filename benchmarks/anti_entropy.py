@@ -63,7 +63,7 @@ class Pair:
             membership.start("n", "127.0.0.1:1", lease.actor, lease.lease_end, 1)
             self.replicas[node] = Replica(
                 Settings(tree_slice_s=0.0), node, cluster, membership, lease, engine.read, lambda *a, e=engine: e.scan("objects", *a),
-                lambda *a, e=engine: e.scan("hints", *a), random.Random(2), lambda: 0, m.DURABILITY_MEMORY,
+                lambda *a, e=engine: e.scan("hints", *a), random.Random(2), lambda: 0, m.DURABILITY_MEMORY, (),
             )  # fmt: skip
 
     def step(self) -> None:

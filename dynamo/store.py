@@ -91,7 +91,8 @@ class Store(Verbs):
 
         self._actor = actor
         return Replica(
-            Settings(), node_id, cluster, membership, actor, engine.read, scan, scan_hints, random, lambda: time.time_ns() // 1000, durability
+            Settings(), node_id, cluster, membership, actor, engine.read, scan, scan_hints, random, lambda: time.time_ns() // 1000, durability,
+            identity.stored_operations(engine),
         )  # fmt: skip
 
     # --- the verbs ------------------------------------------------------------------------------------------------------------------

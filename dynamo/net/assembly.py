@@ -16,6 +16,7 @@ from dynamo.model.cluster import Cluster
 from dynamo.model.group import Group
 from dynamo.model.member import LEFT
 from dynamo.model.messages import ROLE_PEER, NodeId
+from dynamo.net import identity
 from dynamo.net.admin import Desk
 from dynamo.net.commits import Commits
 from dynamo.net.reactor import Reactor
@@ -33,7 +34,7 @@ class Engine(Protocol):
 
     @property
     def read(self) -> Read: ...
-    def scan(self, table: Literal["objects", "hints"], start: bytes, stop: bytes | None, limit: int, /) -> list[tuple[bytes, bytes]]: ...
+    def scan(self, table: Literal["objects", "hints", "meta"], start: bytes, stop: bytes | None, limit: int, /) -> list[tuple[bytes, bytes]]: ...
     def count(self, table: Literal["objects", "hints"], /) -> int: ...
     def commit(self, group: Group) -> None: ...
     def refresh(self) -> None: ...
@@ -70,6 +71,7 @@ class Assembly:
             random,
             lambda: time.time_ns() // 1000,
             durability,
+            identity.stored_operations(engine),
         )
         core = self.replica.core
         desk = Desk(cluster, membership, lambda: core.ring, self._reachable, self._connected, self.metrics)

@@ -4,22 +4,25 @@ identity     document: (format 1, node id)
 cluster      document: (format 1, the cluster's document)
 membership   `Membership.encode`; afterwards written by the replica with each change
 actor        `ActorLease.encode`; likewise
+operations/  `replication.operations`; with each group of writes
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from dynamo.errors import ConfigError, CorruptRecord, ProtocolError
 from dynamo.model.cluster import Cluster
 from dynamo.model.group import Group
 from dynamo.model.messages import NodeId
+from dynamo.replication import operations
 from dynamo.wire.documents import decode_document, encode_document
 
 IDENTITY, CLUSTER, MEMBERSHIP, ACTOR = b"identity", b"cluster", b"membership", b"actor"
 FORMAT = 1
 NODE_ID_BYTES = 16
+_BLOCKS_MAX = 1 << 20
 
 
 class MetaTable(Protocol):
@@ -62,6 +65,17 @@ def save(meta: MetaTable, node_id: NodeId, cluster: Cluster, membership: bytes, 
     group.meta[ACTOR] = actor
     meta.commit(group)
     meta.refresh()
+
+
+class ScannedTables(Protocol):
+    """Likewise, for what has many rows."""
+
+    def scan(self, table: Literal["meta"], start: bytes, stop: bytes | None, limit: int, /) -> list[tuple[bytes, bytes]]: ...
+
+
+def stored_operations(engine: ScannedTables) -> list[tuple[bytes, bytes]]:
+    """The recent operations. Raises StorageFailed."""
+    return engine.scan("meta", operations.PREFIX, operations.BEHIND_PREFIX, _BLOCKS_MAX)
 
 
 def _document(data: bytes, what: str) -> Any:

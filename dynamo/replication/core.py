@@ -124,7 +124,6 @@ class Core:
         self.reading_bytes = 0  # of the records that pending gets hold
         self.outbox: list[tuple[Source, Message]] = []
         self.waiting_for_actor: list[tuple[ReplyTo, Message]] = []
-        self.operations: dict[bytes, tuple[bytes, int, int]] = {}  # recent ones minted here: operation -> (row key, actor, counter)
         self.unowned_rows_staged = False
         self.repair_wanted: list[tuple[bytes, bytes]] = []  # keys whose own row is damaged, to be read from peers
         self._repairs: dict[tuple[bytes, bytes], float] = {}  # when the repair of a damaged row was last begun
@@ -237,12 +236,6 @@ class Core:
             if node != self.node_id and self.liveness.silent_since(node, started) and self.liveness.up(node):
                 self.liveness.suspect(node)
                 self.count("peers_suspected")
-
-    def remember_operation(self, operation: bytes, row_key: bytes, dot: tuple[int, int]) -> None:
-        """Keep which dot an operation got, so that a retry gets the same even when the version has been replaced since."""
-        self.operations[operation] = (row_key, *dot)
-        if len(self.operations) > self.settings.operations_max:
-            del self.operations[next(iter(self.operations))]
 
     # --- the actor ----------------------------------------------------------------------------------------------------------------
 

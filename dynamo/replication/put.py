@@ -288,10 +288,8 @@ def _new_record(
 ) -> tuple[bytes, bytes, tuple[int, int]]:
     """(record, context, dot) of the write. Mints the dot unless this operation has one already. Raises before minting."""
     old = row.record if row is not None else b""
-    known = core.operations.get(operation)
     found = records.find_operation(old, operation) if old else None
-    if found is None and old and known is not None and known[0] == row_key:
-        found = known[1:]  # replaced since; the record as it is covers it
+    found = found or _replaced_since(core, row_key, old, operation)
     if found is not None:
         core.count("operations_repeated")
         return old, context, found
@@ -313,11 +311,21 @@ def _new_record(
         if len(records.context(record)) > tokens.RANGES_MAX * tokens.RANGE_BYTES:
             raise InvalidContext(f"the key's history has more than {tokens.RANGES_MAX} ranges")
     core.actor.issue(counter)
-    core.remember_operation(operation, row_key, (actor, counter))
+    core.rows.operations.stage(operation, row_key, (actor, counter))
     if core.actor.wants_extension:
         core.actor.extend()
         core.stage_actor()
     return record, context, (actor, counter)
+
+
+def _replaced_since(core: Core, row_key: bytes, old: bytes, operation: bytes) -> tuple[int, int] | None:
+    """The dot that the operation got here, if the record as it is covers it. It does not where the row was lost since: then it is written anew."""
+    known = core.rows.operations.get(operation)
+    if known is None or known[0] != row_key or not old:
+        return None
+    if old[1] != records.LAST_WRITE_WINS and not records.context_contains(records.context(old), *known[1:]):
+        return None
+    return known[1:]
 
 
 def _stage(core: Core, row_key: bytes, bucket: bytes, key: bytes, row: Row | None, record: bytes, dot: tuple[int, int], role: int) -> None:

@@ -12,7 +12,7 @@ taken to be well formed (`wire.messages.check`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from dynamo.errors import DynamoError, ProtocolError, StorageFailed, Unavailable
@@ -31,6 +31,7 @@ from dynamo.replication.get import coordinate_get, repair_from_peers
 from dynamo.replication.handoff import Handoff
 from dynamo.replication.hinted_handoff import Hints
 from dynamo.replication.local import as_failed, receive_read, receive_replicate
+from dynamo.replication.operations import Operations
 from dynamo.replication.put import coordinate_put
 from dynamo.replication.ready import Ready
 from dynamo.replication.rows import Read, Rows
@@ -61,9 +62,11 @@ class Replica:
         random: Random,
         wall_us: Callable[[], int],
         durability: int,
+        stored_operations: Iterable[tuple[bytes, bytes]],
     ) -> None:
-        seed = int.from_bytes(cluster.secret[:8], "big")
-        self.core = Core(settings, node_id, cluster, membership, actor, Rows(read, seed), scan, Hints(scan_hints), random, wall_us, durability)
+        """`read`, `scan`, `scan_hints`: the committed rows and hints. `stored_operations`: of the meta table, see `operations`."""
+        rows = Rows(read, int.from_bytes(cluster.secret[:8], "big"), Operations(settings.operations_max, stored_operations))
+        self.core = Core(settings, node_id, cluster, membership, actor, rows, scan, Hints(scan_hints), random, wall_us, durability)
         self.gossip = Gossip(membership, random)
         self.handoff = Handoff()
         self.trees = Trees()
@@ -172,7 +175,6 @@ class Replica:
         for destination, message in held.messages:
             core.send(destination, as_failed(core, message, error))
         core.hints.recount(core)
-        core.operations.clear()  # some of them were in the group
         core.actor.renew(core.random)
         self._meta_retry_at = now + _META_RETRY_S  # not at once: a full disk would be asked without end
         waiting, core.waiting_for_actor = core.waiting_for_actor, []

@@ -17,6 +17,7 @@ from dynamo.model.group import Group
 from dynamo.model.key import full_key, is_hashed
 from dynamo.model.messages import Message, Source
 from dynamo.model.row import Row, decode_row, encode_row
+from dynamo.replication.operations import Operations
 
 Read = Callable[[bytes], bytes | DynamoError | None]
 NO_DIGEST = bytes(16)
@@ -43,13 +44,14 @@ class Rows:
 
     __slots__ = (
         "_before", "_before_flying", "_flying", "_handed", "_held", "_held_flying", "_hints_flying", "_last", "_read", "_staged", "_staged_hints",
-        "_staged_meta", "digest_seed", "groups", "in_flight",
+        "_staged_meta", "digest_seed", "groups", "in_flight", "operations",
     )  # fmt: skip
 
-    def __init__(self, read: Read, digest_seed: int) -> None:
+    def __init__(self, read: Read, digest_seed: int, operations: Operations) -> None:
         self._read = read
+        self.operations = operations
         self._staged: dict[bytes, Row | None] = {}
-        self._staged_meta: dict[bytes, bytes] = {}
+        self._staged_meta: dict[bytes, bytes | None] = {}
         self._staged_hints: dict[bytes, bytes | None] = {}
         self._hints_flying: dict[bytes, bytes | None] = {}
         self._before: dict[bytes, bytes | None] = {}  # the digest each staged row had before this group
@@ -128,7 +130,7 @@ class Rows:
             return None
         self.groups += 1
         objects = {key: None if row is None else encode_row(key, row) for key, row in self._staged.items()}
-        group = Group(self.groups, objects, self._staged_hints, {**self._staged_meta}, synced=bool(self._staged_meta))
+        group = Group(self.groups, objects, self._staged_hints, self._staged_meta | self.operations.take(), synced=bool(self._staged_meta))
         self._flying, self._staged = self._staged, {}
         self._before_flying, self._before = self._before, {}
         self._hints_flying, self._staged_hints = self._staged_hints, {}
@@ -147,6 +149,7 @@ class Rows:
         held, self._held_flying, self._flying, self._handed = self._held_flying, Held(), {}, []
         self._hints_flying, self._before_flying = {}, {}
         self._last = (b"", None)
+        self.operations.committed()
         self.in_flight = None
         return Committed(held, changes)
 
@@ -160,6 +163,7 @@ class Rows:
         self._flying, self._staged, self._staged_meta, self._handed = {}, {}, {}, []
         self._hints_flying, self._staged_hints, self._before_flying, self._before = {}, {}, {}, {}
         self._held_flying, self._held = Held(), Held()
+        self.operations.failed()
         self.in_flight = None
         return held
 

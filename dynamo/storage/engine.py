@@ -1,7 +1,7 @@
 """What a replica needs of storage: point reads, one atomic commit group at a time, ordered scans.
 
 Three tables of bytes to bytes: `objects` (rows by row key), `hints`, and `meta` (who this store is: actor, lease,
-membership). Keys have 1..511 bytes. An engine has one reader (the thread that steps the replica) and one writer (that
+membership; recent operations). Keys have 1..511 bytes. An engine has one reader (the thread that steps the replica) and one writer (that
 thread, or the commit thread); it needs no lock between the two, for readers see a snapshot. Reads return errors as
 values, because a batch of reads must not stop at one bad row.
 """
@@ -17,7 +17,7 @@ from dynamo.model.group import Group
 __all__ = ["KEY_BYTES_MAX", "Group", "StorageEngine", "Table"]
 
 KEY_BYTES_MAX = 511
-Table = Literal["objects", "hints"]
+Table = Literal["objects", "hints", "meta"]
 
 
 class StorageEngine(Protocol):

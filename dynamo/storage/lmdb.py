@@ -80,7 +80,7 @@ class LmdbEngine:
             raise StorageFailed(str(error)) from error
 
     def scan(self, table: Table, start: bytes, stop: bytes | None, limit: int) -> list[tuple[bytes, bytes]]:
-        rows_of = self._objects if table == "objects" else self._hints
+        rows_of = self._table(table)
         try:
             with (self._reader or self._begin_reading()).cursor(rows_of) as cursor:
                 if not cursor.set_range(start):
@@ -92,12 +92,15 @@ class LmdbEngine:
             raise StorageFailed(str(error)) from error
 
     def count(self, table: Table) -> int:
-        rows_of = self._objects if table == "objects" else self._hints
+        rows_of = self._table(table)
         try:
             return int((self._reader or self._begin_reading()).stat(rows_of)["entries"])
         except lmdb.Error as error:
             self.refresh()
             raise StorageFailed(str(error)) from error
+
+    def _table(self, name: Table) -> lmdb._Database:
+        return self._objects if name == "objects" else self._hints if name == "hints" else self._meta
 
     def refresh(self) -> None:
         # py-lmdb has no reset and renew: a transaction that was aborted and let go of is the spare that begin() takes.

@@ -62,14 +62,17 @@ class MemoryEngine:
         return self._meta.rows.get(name)
 
     def scan(self, table: Table, start: bytes, stop: bytes | None, limit: int) -> list[tuple[bytes, bytes]]:
-        rows = self._objects if table == "objects" else self._hints
+        rows = self._table(table)
         keys = rows.sorted_keys()
         first = bisect_left(keys, start)
         last = len(keys) if stop is None else bisect_left(keys, stop)
         return [(key, rows.rows[key]) for key in keys[first : min(last, first + limit)]]
 
     def count(self, table: Table) -> int:
-        return len((self._objects if table == "objects" else self._hints).rows)
+        return len(self._table(table).rows)
+
+    def _table(self, name: Table) -> _Rows:
+        return self._objects if name == "objects" else self._hints if name == "hints" else self._meta
 
     def refresh(self) -> None:
         """Nothing to drop: every read sees the newest commit."""

@@ -11,6 +11,7 @@ from random import Random
 
 from dynamo.errors import DynamoError, StorageFailed, StorageFull
 from dynamo.model.group import Group
+from dynamo.replication import operations
 
 Table = dict[bytes, bytes]
 
@@ -81,6 +82,10 @@ class Disk:
     def scan_hints(self, start: bytes, stop: bytes | None, limit: int) -> list[tuple[bytes, bytes]]:
         """Hints in key order."""
         return self._hints.scan(start, stop, limit)
+
+    def stored_operations(self) -> list[tuple[bytes, bytes]]:
+        """The recent operations in the meta table."""
+        return [(key, value) for key, value in self.meta.items() if key.startswith(operations.PREFIX)]
 
     def refusal(self) -> DynamoError | None:
         """The error with which a commit would fail now."""

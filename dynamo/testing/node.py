@@ -6,10 +6,9 @@ its group is committed, what waited for the group leaves after it. A node can di
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable
 from math import log
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dynamo.errors import StorageFailed
 from dynamo.membership.members import Membership
@@ -30,7 +29,6 @@ _START_RETRY_S = 0.5
 _LAST_COMMITS_MAX = 20
 COMMIT_S_MAX = 10.0
 _NEVER = float("inf")
-_TAKES_HINTS = "scan_hints" in inspect.signature(Replica).parameters
 
 
 class Node:
@@ -87,21 +85,10 @@ class Node:
         membership.start(self.name, self.address, lease.actor, lease.lease_end, 1, status=NORMAL)
         self.disk.meta[b"actor"] = lease.encode()
         self.disk.meta[b"membership"] = membership.encode()
-        parts: dict[str, Any] = {
-            "settings": self.cluster.settings,
-            "node_id": self.node_id,
-            "cluster": self.cluster.definition,
-            "membership": membership,
-            "actor": lease,
-            "read": self.disk.read,
-            "scan": lambda start, stop, limit: self.disk.scan(start, stop, limit),
-            "random": self.world.stream(f"replica/{self.number}/{self.boots}"),
-            "wall_us": self._wall_us,
-            "durability": m.DURABILITY_SYNCED,
-        }
-        if _TAKES_HINTS:
-            parts["scan_hints"] = lambda start, stop, limit: self.disk.scan_hints(start, stop, limit)
-        self.replica = Replica(**parts)
+        self.replica = Replica(
+            self.cluster.settings, self.node_id, self.cluster.definition, membership, lease, self.disk.read, self.disk.scan, self.disk.scan_hints,
+            self.world.stream(f"replica/{self.number}/{self.boots}"), self._wall_us, m.DURABILITY_SYNCED, self.disk.stored_operations(),
+        )  # fmt: skip
         self._spread = Spread(membership)
         self._flying, self._finished, self._inbox, self._draining, self.paused = None, False, [], False, False
         self.ambushed = self._ambush_fails = False

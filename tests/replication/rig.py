@@ -14,7 +14,7 @@ from dynamo.model.group import Group
 from dynamo.model.member import Member
 from dynamo.model.messages import Message
 from dynamo.model.row import decode_row
-from dynamo.replication import ActorLease, Replica, Settings
+from dynamo.replication import ActorLease, Replica, Settings, operations
 from dynamo.wire.frames import encode
 
 CLIENT = 1
@@ -71,6 +71,7 @@ class Rig:
         node.replica = Replica(
             self.settings, node_id, self.cluster, membership, lease, node.objects.get,
             lambda *a: node.scan(node.objects, *a), lambda *a: node.scan(node.hints, *a), rng, lambda: 1_700_000_000_000_000, m.DURABILITY_SYNCED,
+            node.scan(node.meta, operations.PREFIX, operations.BEHIND_PREFIX, 1000),
         )  # fmt: skip
         node.up = True
 

@@ -1,0 +1,124 @@
+"""Which dots recent operations got here, so that a retry gets the same one (DESIGN section 2, operation ids).
+
+A live version tells its operation; this list is for those whose version has been replaced since. It changes in the very group that stores the
+version, so after a crash it knows exactly the writes that are there. It is bounded: an operation is forgotten after `count_max` later ones.
+
+Operations stand in blocks, a row of the meta table each. The newest block is written again with every group until it is full, which keeps the cost of
+a small group at one small row, and the oldest is deleted when the others hold enough.
+
+    block row   "operations/" u64 number -> u8 format = 1 | entries | u64 xxh3-64 of all before it
+    entry       16 bytes operation id | u64 actor | u64 counter | u16 length | row key
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from struct import Struct, error
+
+from xxhash import xxh3_64_digest
+
+PREFIX, BEHIND_PREFIX = b"operations/", b"operations0"
+FORMAT = 1
+BLOCK_OPERATIONS_MIN = 16
+
+_ENTRY = Struct(">16sQQH")
+_CHECKSUM_BYTES = 8
+
+Minted = tuple[bytes, int, int]  # row key, actor, counter
+
+
+class Operations:
+    """The recent operations: staged with what they wrote, committed with it, forgotten with it if the commit fails."""
+
+    __slots__ = ("_blocks", "_count_max", "_dropped", "_flying", "_recent", "_staged")
+
+    def __init__(self, count_max: int, stored: Iterable[tuple[bytes, bytes]] = ()) -> None:
+        """`stored`: the rows of the meta table from PREFIX up to BEHIND_PREFIX. A damaged one is left out: a retry of what was in it may become a
+        version of its own."""
+        self._count_max = count_max
+        self._recent: dict[bytes, Minted] = {}
+        self._staged: list[bytes] = []
+        self._flying: list[bytes] = []
+        self._dropped: list[int] = []  # blocks that the next group deletes
+        self._blocks: deque[tuple[int, list[bytes]]] = deque()
+        for key, block in sorted(stored):
+            found = _decode(block)
+            self._recent.update(found)
+            self._blocks.append((int.from_bytes(key[len(PREFIX) :], "big"), list(found)))
+        self._drop_oldest()
+
+    def __len__(self) -> int:
+        return len(self._recent)
+
+    def get(self, operation: bytes) -> Minted | None:
+        """Where the operation wrote, and the dot it got; staged ones included."""
+        return self._recent.get(operation)
+
+    def stage(self, operation: bytes, row_key: bytes, dot: tuple[int, int]) -> None:
+        """Remember an operation with the next group."""
+        self._recent[operation] = (row_key, *dot)
+        self._staged.append(operation)
+
+    def take(self) -> dict[bytes, bytes | None]:
+        """The changes of the meta table that belong into the group being made."""
+        if not self._staged:
+            return {}
+        if not self._blocks or len(self._blocks[-1][1]) >= BLOCK_OPERATIONS_MIN:
+            self._blocks.append((self._blocks[-1][0] + 1 if self._blocks else 0, []))
+        number, block = self._blocks[-1]
+        block += self._staged
+        self._flying, self._staged = self._staged, []
+        self._drop_oldest()
+        changes: dict[bytes, bytes | None] = {_key(dropped): None for dropped in self._dropped}
+        self._dropped = []
+        changes[_key(number)] = self._encode(block)
+        return changes
+
+    def committed(self) -> None:
+        """The group that was taken is durable."""
+        self._flying = []
+
+    def failed(self) -> None:
+        """The group that was taken was not applied: forget what was in it and what was staged since."""
+        for operation in (*self._flying, *self._staged):
+            self._recent.pop(operation, None)
+        if self._flying:
+            del self._blocks[-1][1][-len(self._flying) :]
+        self._flying, self._staged = [], []
+
+    def _drop_oldest(self) -> None:
+        while len(self._blocks) > 1 and len(self._recent) - len(self._blocks[0][1]) >= self._count_max:
+            number, block = self._blocks.popleft()
+            self._dropped.append(number)
+            for operation in block:
+                self._recent.pop(operation, None)
+
+    def _encode(self, block: list[bytes]) -> bytes:
+        parts = [bytes([FORMAT])]
+        for operation in block:
+            row_key, actor, counter = self._recent[operation]
+            parts.append(_ENTRY.pack(operation, actor, counter, len(row_key)) + row_key)
+        body = b"".join(parts)
+        return body + xxh3_64_digest(body)
+
+
+def _key(number: int) -> bytes:
+    return PREFIX + number.to_bytes(8, "big")
+
+
+def _decode(data: bytes) -> dict[bytes, Minted]:
+    """The entries of a block; none of a damaged one, or of a later format."""
+    body = data[:-_CHECKSUM_BYTES]
+    found: dict[bytes, Minted] = {}
+    if xxh3_64_digest(body) != data[-_CHECKSUM_BYTES:] or body[:1] != bytes([FORMAT]):
+        return found
+    at = 1
+    try:
+        while at < len(body):
+            operation, actor, counter, length = _ENTRY.unpack_from(body, at)
+            at += _ENTRY.size + length
+            found[operation] = body[at - length : at], actor, counter
+    except error:
+        return {}  # sound by its checksum and yet none of ours
+    return found

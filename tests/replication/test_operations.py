@@ -1,0 +1,111 @@
+"""Retries: an operation gets one dot, over restarts and failed commits too, and the list that knows them stays bounded."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dynamo.errors import StorageFull
+from dynamo.model import messages as m
+from dynamo.model.cluster import BucketDefinition
+from dynamo.replication.operations import BEHIND_PREFIX, BLOCK_OPERATIONS_MIN, PREFIX, Operations
+
+from .rig import Rig
+
+FIRST, SECOND = b"1" * 16, b"2" * 16
+
+
+def put_and_replace(rig: Rig, node: bytes, bucket: bytes = b"default") -> m.Message:
+    """The reply to a first put, whose version a second one has replaced since."""
+    reply = rig.put(node, b"k", b"1", operation=FIRST, bucket=bucket)
+    assert rig.put(node, b"k", b"2", reply[4], operation=SECOND, bucket=bucket)[0] == m.PUT_REPLY
+    return reply
+
+
+@pytest.mark.parametrize("kind", ["siblings", "last_write_wins"])
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_retry_of_a_replaced_version_keeps_its_dot_also_after_a_crash(kind: str, restart: bool) -> None:
+    rig = Rig(buckets={b"b": BucketDefinition(kind=kind)})
+    a = rig.owners(b"k", b"b")[0]
+    first = put_and_replace(rig, a, b"b")
+    if restart:
+        rig.boot(a)
+    retry = rig.put(a, b"k", b"1", operation=FIRST, bucket=b"b")
+    assert retry[5:7] == first[5:7]
+    assert rig.values(rig.get(a, b"k", bucket=b"b")) == [b"2"]
+
+
+def test_an_operation_is_forgotten_with_the_commit_that_failed_and_no_other_is() -> None:
+    rig = Rig()
+    a = rig.owners(b"k")[0]
+    first = put_and_replace(rig, a)
+    rig.nodes[a].fail_commits = StorageFull("full")
+    failed = b"3" * 16
+    rig.put(a, b"other", b"3", operation=failed)
+    rig.nodes[a].fail_commits = None
+    rig.pass_time(2)
+    operations = rig.nodes[a].replica.core.rows.operations
+    assert operations.get(failed) is None
+    assert rig.put(a, b"k", b"1", operation=FIRST)[5:7] == first[5:7]
+
+
+def test_a_retry_whose_row_was_lost_is_written_anew() -> None:
+    """The list says that the write was here, but what the row holds now, from peers that never had it, does not cover it."""
+    rig = Rig()
+    a, b, c = rig.owners(b"k")
+    rig.down(b)
+    rig.down(c)
+    rig.put(a, b"k", b"1", operation=FIRST, w=1)
+    del rig.nodes[a].objects[rig.row_key(b"k")]
+    rig.put(a, b"k", b"2", operation=SECOND, w=1)
+    assert rig.put(a, b"k", b"1", operation=FIRST, w=1)[0] == m.PUT_REPLY
+    assert rig.values(rig.get(a, b"k", r=1)) == [b"1", b"2"]
+
+
+class TestOperations:
+    @given(st.lists(st.tuples(st.integers(1, 40), st.booleans()), max_size=30), st.integers(1, 100))
+    def test_what_is_stored_is_what_is_known_and_bounded(self, groups: list[tuple[int, bool]], count_max: int) -> None:
+        table: dict[bytes, bytes] = {}
+        operations, made = Operations(count_max), 0
+        committed: list[bytes] = []
+        for size, commits in groups:
+            names = [(made + i).to_bytes(16, "big") for i in range(size)]
+            made += size
+            for name in names:
+                operations.stage(name, b"row-" + name[-2:], (7, made))
+            changes = operations.take()
+            if commits:
+                operations.committed()
+                committed += names
+                for key, value in changes.items():
+                    assert PREFIX <= key < BEHIND_PREFIX
+                    if value is None:
+                        table.pop(key, None)
+                    else:
+                        table[key] = value
+            else:
+                operations.failed()
+                assert all(operations.get(name) is None for name in names)
+        again = Operations(count_max, table.items())
+        for name in committed[-count_max:] if all(commits for _, commits in groups) else ():
+            assert again.get(name) == operations.get(name) and operations.get(name) is not None
+        assert set(committed) >= set(again._recent)
+        assert len(again) <= count_max + BLOCK_OPERATIONS_MIN + 40
+
+    def test_the_form_of_a_block(self) -> None:
+        operations = Operations(10)
+        operations.stage(FIRST, b"row", (1, 2))
+        (block,) = operations.take().items()
+        assert block == (b"operations/" + bytes(8), bytes.fromhex(
+            "01" "31313131313131313131313131313131" "0000000000000001" "0000000000000002" "0003" "726f77" "816937ac5eb1de6a"))  # fmt: skip
+        assert Operations(10, [block]).get(FIRST) == (b"row", 1, 2)
+
+    def test_a_damaged_block_is_left_out(self) -> None:
+        operations = Operations(10)
+        operations.stage(FIRST, b"row", (1, 2))
+        ((key, block),) = operations.take().items()
+        assert block is not None
+        for at in range(len(block)):
+            assert Operations(10, [(key, block[:at])]).get(FIRST) is None
+            assert Operations(10, [(key, block[:at] + bytes([block[at] ^ 1]) + block[at + 1 :])]).get(FIRST) is None
