@@ -63,11 +63,15 @@ class Gossip:
         if len(message) < 2:
             raise ProtocolError("a message without type and request id")
         kind, request_id = message[0], message[1]
+        if message[2:] == (mine := self._membership.digest(), ()) and kind == GOSSIP:  # a heartbeat, nearly always
+            return [(source, (GOSSIP_REPLY, request_id, mine, (), ()))]
         if kind == GOSSIP:
             digest, entries = _fields(message, bytes, tuple)
             return [(source, self._answer(request_id, digest, entries))]
         if kind == GOSSIP_REPLY:
             _, members, wanted = _fields(message, bytes, tuple, tuple)
+            if not members and not wanted:
+                return []
             nodes = [_node_id(node) for node in wanted]
             self._membership.merge_all(_members(members))
             known = self._membership.members

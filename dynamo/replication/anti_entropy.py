@@ -16,7 +16,7 @@ from dynamo.model import messages as m
 from dynamo.model.messages import Message
 from dynamo.replication.core import Core
 from dynamo.replication.get import PendingGet, begin_repair
-from dynamo.replication.trees import Place, Trees, trees_shared_with
+from dynamo.replication.trees import Place, Trees
 
 _LEAVES_PER_REQUEST = 64
 _TREES_PER_ANSWER = 256
@@ -45,7 +45,7 @@ class AntiEntropy:
             return
         for peer in sorted(core.ring.preference(0)):
             if peer > core.node_id and peer not in self._running and core.liveness.up(peer):
-                shared = trees_shared_with(core, peer)
+                shared = self._trees.shared_with(core, peer)
                 if shared:
                     self._running.add(peer)
                     PendingExchange(core, self, self._trees, peer, shared).begin(core)
@@ -84,10 +84,10 @@ class AntiEntropy:
 
     def _compare_roots(self, core: Core, source: bytes, message: Message) -> tuple[int, ...]:
         _, _, _, ring_hash, roots = message[:5]
-        shared = trees_shared_with(core, source)
-        if ring_hash != core.ring_hash or len(roots) != len(shared) * merkle.HASH_BYTES:
+        mine = self._trees.roots_shared_with(core, source)
+        if ring_hash != core.ring_hash or len(roots) != len(mine):
             raise InvalidRequest("the two nodes do not see the same ring")
-        return tuple(merkle.differing(roots, roots_of(self._trees, shared))[:_TREES_PER_ANSWER])
+        return tuple(merkle.differing(roots, mine)[:_TREES_PER_ANSWER])
 
     def _compare_nodes(self, core: Core, message: Message) -> tuple[tuple[int, ...], bytes]:
         _, _, partition, n, nodes = message[:5]
@@ -133,7 +133,7 @@ class PendingExchange:
         """Send the roots."""
         core.pending[self.request_id] = self
         core.count("exchanges")
-        self._ask(core, (m.TREE_ROOTS, self.request_id, core.ring_number, core.ring_hash, roots_of(self._trees, self._shared)))
+        self._ask(core, (m.TREE_ROOTS, self.request_id, core.ring_number, core.ring_hash, self._trees.roots_shared_with(core, self.peer)))
 
     def on_reply(self, core: Core, source: bytes, message: Message) -> bool:
         if source != self.peer:
@@ -225,11 +225,6 @@ class PendingExchange:
         self._entropy.ended(self.peer, self.begun if agreed else None)
         core.count("exchanges_agreed" if agreed else "exchanges_unfinished")
         return True
-
-
-def roots_of(trees: Trees, places: list[Place]) -> bytes:
-    """The roots of trees, 8 bytes each."""
-    return b"".join(trees.get(*place).root()[: merkle.HASH_BYTES] for place in places)
 
 
 def _owned(core: Core, n: int, partition: int) -> int:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
     from dynamo.replication.hinted_handoff import Hints
 
+_PLACES_MAX = 4096
+
 Scan = Callable[[bytes, bytes | None, int], list[tuple[bytes, bytes]]]
 
 
@@ -139,6 +141,8 @@ class Core:
         self.ring = Ring.of(self.membership, self.cluster)
         self.ring_number, self.ring_hash = self.membership.ring_id
         self.routes = Routes(self.node_id, self.ring, self.liveness)
+        self._places: dict[tuple[bytes, bytes], tuple[BucketDefinition, bytes, Route]] = {}
+        self._places_version = self.liveness.version
         self.definitions = (self.cluster.bucket(b"default"), *self.cluster.buckets.values())
 
     # --- naming -------------------------------------------------------------------------------------------------------------------
@@ -150,10 +154,17 @@ class Core:
         return partition, row_key(partition, bucket, key)
 
     def place(self, bucket: bytes, key: bytes) -> tuple[BucketDefinition, bytes, Route]:
-        """(definition of the bucket, row key, route) of a key: what every request begins with."""
-        definition = self.cluster.bucket(bucket)
-        partition = ring_kernel.partition_of(ring_kernel.position(bucket, key, self.cluster.seed), self.cluster.partitions)
-        return definition, row_key(partition, bucket, key), self.routes.get(partition, definition.n)
+        """(definition of the bucket, row key, route) of a key: what every request begins with, several times on its way. Kept for the keys of
+        late, until the ring or the opinion about a peer changes."""
+        if self._places_version != self.liveness.version or len(self._places) > _PLACES_MAX:
+            self._places_version = self.liveness.version
+            self._places.clear()
+        place = self._places.get((bucket, key))
+        if place is None:
+            definition = self.cluster.bucket(bucket)
+            partition, at = self.locate(bucket, key)
+            place = self._places[bucket, key] = definition, at, self.routes.get(partition, definition.n)
+        return place
 
     def owners(self, partition: int, definition: BucketDefinition) -> tuple[bytes, ...]:
         """The current owners of the partition under the bucket's N."""

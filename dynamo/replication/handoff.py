@@ -8,23 +8,27 @@ the row they acknowledged; never for age. A pass that could not deliver everythi
 from __future__ import annotations
 
 from dynamo.errors import DynamoError
+from dynamo.membership.ring import Ring
 from dynamo.model import messages as m
 from dynamo.model.key import split_row_key
 from dynamo.model.messages import Message
 from dynamo.model.row import decode_row
 from dynamo.replication.core import Core
 
+_SLICES_MAX = 16  # of up to `handoff_window` rows each, in one step
+
 
 class PendingHandoff:
     """One row on its way to its owners."""
 
-    __slots__ = ("digest", "handoff", "row_key", "started", "waiting")
+    __slots__ = ("all_asked", "digest", "handoff", "row_key", "started", "waiting")
 
-    def __init__(self, handoff: Handoff, row_key: bytes, digest: bytes, owners: set[bytes], started: float) -> None:
+    def __init__(self, handoff: Handoff, row_key: bytes, digest: bytes, asked: set[bytes], all_asked: bool, started: float) -> None:
         self.handoff = handoff
         self.row_key = row_key
         self.digest = digest
-        self.waiting = owners
+        self.waiting = asked
+        self.all_asked = all_asked  # else some owner is down: it gets the row when it is back, and until all have it, it stays
         self.started = started
 
     def on_reply(self, core: Core, source: bytes, message: Message) -> bool:
@@ -36,6 +40,8 @@ class PendingHandoff:
         self.waiting.discard(source)
         if self.waiting:
             return False
+        if not self.all_asked:
+            return self._leave(core)
         row = core.rows.load(self.row_key)
         if row is not None and not isinstance(row, DynamoError) and row.digest == self.digest:
             core.rows.drop(self.row_key)
@@ -62,11 +68,13 @@ class PendingHandoff:
 class Handoff:
     """The passes over the partitions this node does not own."""
 
-    __slots__ = ("_again", "_cursor", "_in_flight", "_partitions", "next_at")
+    __slots__ = ("_again", "_cursor", "_foreign_partitions", "_in_flight", "_partitions", "_ring", "next_at")
 
     def __init__(self) -> None:
         self.next_at: float | None = 0.0  # when the next pass or slice is due; None = nothing to hand over
-        self._partitions: list[int] = []
+        self._partitions: list[int] = []  # still to be looked at, the next one last
+        self._foreign_partitions: list[int] = []
+        self._ring: Ring | None = None  # under which those are foreign
         self._cursor = b""
         self._in_flight = 0
         self._again = False
@@ -83,10 +91,18 @@ class Handoff:
         if self.next_at is None or core.now < self.next_at:
             return
         if not self._partitions and not self._in_flight:
-            self._partitions = [p for p in range(core.cluster.partitions) if not _owns_all(core, p)]
+            self._partitions = self._foreign(core)
             self._cursor = b""
             self._again = False
         self._fill(core)
+
+    def _foreign(self, core: Core) -> list[int]:
+        """The partitions, highest first, that this node does not own under every bucket's N; no row of the others can be foreign."""
+        if self._ring is not core.ring:
+            self._ring = core.ring
+            highest_first = range(core.cluster.partitions - 1, -1, -1)
+            self._foreign_partitions = [p for p in highest_first if not all(core.node_id in core.owners(p, d) for d in core.definitions)]
+        return self._foreign_partitions.copy()
 
     def landed(self, core: Core) -> None:
         """A row arrived at all its owners."""
@@ -100,21 +116,37 @@ class Handoff:
         self._fill(core)
 
     def _fill(self, core: Core) -> None:
-        while self._partitions and self._in_flight < core.settings.handoff_window:
-            prefix = self._partitions[-1].to_bytes(2, "big")
-            stop = (self._partitions[-1] + 1).to_bytes(3, "big")[1:] if self._partitions[-1] < 0xFFFF else None
-            rows = core.scan_background(max(self._cursor, prefix), stop, core.settings.handoff_window - self._in_flight)
-            for row_key, data in rows:
-                self._send(core, row_key, data)
-            if rows:
-                self._cursor = rows[-1][0] + b"\0"
-            else:
-                self._partitions.pop()
-                self._cursor = b""
-        if self._partitions or self._in_flight:
+        """Keep the window full, looking at a bounded number of rows at a time: where owners are down a pass sends little and still reads all."""
+        for _ in range(_SLICES_MAX):
+            if not self._partitions or self._in_flight >= core.settings.handoff_window:
+                break
+            self._look(core)
+        else:
+            self.next_at = core.now + core.settings.tree_slice_s
+            return
+        if self._partitions or self._in_flight or self._again:
             self.next_at = core.now + core.settings.handoff_retry_s
         else:
-            self.next_at = core.now + core.settings.handoff_retry_s if self._again else None
+            self.next_at = None
+
+    def _look(self, core: Core) -> None:
+        """Read the next rows, and send those that are foreign. Most foreign partitions are empty: it goes from row to row, not through them all."""
+        start = max(self._cursor, self._partitions[-1].to_bytes(2, "big"))
+        try:
+            rows = core.scan(start, None, core.settings.handoff_window - self._in_flight)
+        except DynamoError:
+            core.count("background_reads_failed")
+            rows, self._again = [], True
+        if not rows:
+            self._partitions = []
+        for row_key, data in rows:
+            self._cursor = row_key + b"\0"
+            partition = int.from_bytes(row_key[:2], "big")
+            while self._partitions and self._partitions[-1] < partition:  # there is no row in them, or none any more
+                self._partitions.pop()
+            if not self._partitions or self._partitions[-1] > partition:
+                return  # this one is owned; on to the next that is not
+            self._send(core, row_key, data)
 
     def _send(self, core: Core, row_key: bytes, data: bytes) -> None:
         try:
@@ -128,21 +160,16 @@ class Handoff:
         owners = core.owners(partition, definition)
         if core.node_id in owners:
             return
-        request_id = core.request_id()
         up = [node for node in owners if core.liveness.up(node)]
+        if not up:
+            self._again = True
+            return
+        request_id = core.request_id()
         message = (m.REPLICATE, request_id, bucket, key, row.record, m.PURPOSE_HANDOFF, b"",
                    int(core.settings.suspect_after_s * 1000), core.ring_number, core.ring_hash, definition.version, core.durability,
                    bytes(16))  # fmt: skip
         for node in up:
             core.send(node, message)
-        if len(up) < len(owners):
-            self._again = True  # the others get it when they are back; until all have it, it stays
-            return
         self._in_flight += 1
-        core.pending[request_id] = PendingHandoff(self, row_key, row.digest, set(owners), core.now)
+        core.pending[request_id] = PendingHandoff(self, row_key, row.digest, set(up), len(up) == len(owners), core.now)
         core.deadlines.add(core.now, core.settings.suspect_after_s, request_id)
-
-
-def _owns_all(core: Core, partition: int) -> bool:
-    """Whether this node owns the partition under every bucket's N, so that no row of it can be foreign."""
-    return all(core.node_id in core.owners(partition, d) for d in core.definitions)

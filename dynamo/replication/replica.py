@@ -211,23 +211,30 @@ class Replica:
         """What to do now. Never blocks; an empty Ready means there is nothing to do."""
         core = self.core
         messages, core.outbox = core.outbox, []
-        taken = core.rows.take_group()
-        if taken is None:
-            return Ready(None, messages, [])
-        return Ready(taken[0], messages, taken[1])
+        taken = core.rows.take_group() if core.rows.in_flight is None else None
+        return Ready(None, messages, []) if taken is None else Ready(taken[0], messages, taken[1])
 
     @property
     def next_deadline(self) -> float | None:
         """When `tick` wants to be called, in the driver's monotonic seconds."""
+        # Asked for after every step, hence without a list of what is mostly None.
         core = self.core
-        times = [self.gossip.next_deadline, self._heartbeat_at]
-        for time in (
-            core.deadlines.next(core.pending), self.handoff.next_at, self._meta_retry_at, core.hints.next_at, self.trees.next_at,
-            self.anti_entropy.next_at,
-        ):  # fmt: skip
-            if time is not None:
-                times.append(time)
-        return min(times)
+        earliest = self._heartbeat_at
+        if self.gossip.next_deadline < earliest:
+            earliest = self.gossip.next_deadline
+        if (at := core.deadlines.next(core.pending)) is not None and at < earliest:
+            earliest = at
+        if (at := self.handoff.next_at) is not None and at < earliest:
+            earliest = at
+        if (at := core.hints.next_at) is not None and at < earliest:
+            earliest = at
+        if (at := self.trees.next_at) is not None and at < earliest:
+            earliest = at
+        if (at := self.anti_entropy.next_at) is not None and at < earliest:
+            earliest = at
+        if (at := self._meta_retry_at) is not None and at < earliest:
+            earliest = at
+        return earliest
 
     # --- dispatch -----------------------------------------------------------------------------------------------------------------
 

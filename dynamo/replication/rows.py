@@ -126,7 +126,7 @@ class Rows:
 
     def take_group(self) -> tuple[Group, list[tuple[Source, Message]]] | None:
         """The next group and the messages to send after it, if something is staged and no group is in flight."""
-        if self.in_flight is not None or not (self._staged or self._staged_meta or self._staged_hints):
+        if not (self._staged or self._staged_meta or self._staged_hints) or self.in_flight is not None:
             return None
         self.groups += 1
         objects = {key: None if row is None else encode_row(key, row) for key, row in self._staged.items()}

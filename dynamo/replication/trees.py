@@ -9,6 +9,8 @@ Buckets whose N differs from the cluster's have trees of their own, for a tree m
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from dynamo._core import merkle
 from dynamo._core import ring as ring_kernel
 from dynamo.errors import CorruptRecord, DynamoError
@@ -24,12 +26,14 @@ Entry = tuple[bytes, bytes, bytes]  # bucket, key, digest
 class Trees:
     """The trees by (n, partition), and how far the scan that builds them has come."""
 
-    __slots__ = ("_cursor", "_ring_hash", "_trees", "built", "next_at")
+    __slots__ = ("_cursor", "_ring_hash", "_shared", "_shared_roots", "_trees", "built", "next_at")
 
     def __init__(self) -> None:
         self._trees: dict[Place, merkle.Tree] = {}
         self._cursor = b""  # rows up to here are in the trees
         self._ring_hash: int | None = None
+        self._shared: dict[bytes, list[Place]] = {}  # by peer, under the present ring
+        self._shared_roots: dict[bytes, list[Callable[[], bytes]]] = {}
         self.built = False
         self.next_at: float | None = 0.0
 
@@ -38,6 +42,8 @@ class Trees:
         if core.ring_hash != self._ring_hash:
             self._ring_hash = core.ring_hash
             self._trees, self._cursor, self.built = {}, b"", False
+            self._shared.clear()
+            self._shared_roots.clear()
             self.next_at = core.now
 
     def get(self, n: int, partition: int) -> merkle.Tree:
@@ -46,6 +52,24 @@ class Trees:
         if tree is None:
             tree = self._trees[n, partition] = merkle.Tree()
         return tree
+
+    def shared_with(self, core: Core, peer: bytes) -> list[Place]:
+        """The trees that both this node and the peer hold, in an order both derive from the ring."""
+        known = self._shared.get(peer)
+        if known is None:
+            numbers = sorted({definition.n or core.cluster.n for definition in core.definitions})
+            known = self._shared[peer] = [
+                (n, partition) for n in numbers for partition in range(core.cluster.partitions)
+                if core.node_id in (owners := core.ring.owners(partition, n)) and peer in owners
+            ]  # fmt: skip
+        return known
+
+    def roots_shared_with(self, core: Core, peer: bytes) -> bytes:
+        """The roots of those trees, 8 bytes each."""
+        known = self._shared_roots.get(peer)
+        if known is None:
+            known = self._shared_roots[peer] = [self.get(*place).root for place in self.shared_with(core, peer)]
+        return b"".join([root()[: merkle.HASH_BYTES] for root in known])
 
     def apply(self, core: Core, changes: list[tuple[bytes, bytes | None, bytes]]) -> None:
         """Take a commit in. The full key of a row under a hashed row key is not at hand then: its leaf comes from the row key's hash."""
@@ -130,15 +154,3 @@ def _leaf(core: Core, row_key: bytes, bucket: bytes, key: bytes) -> int:
     if len(row_key) == ROW_KEY_BYTES_MAX:
         return int.from_bytes(row_key[-2:], "big") % merkle.LEAVES
     return merkle.leaf_of(ring_kernel.position(bucket, key, core.cluster.seed), core.cluster.partitions)
-
-
-def trees_shared_with(core: Core, peer: bytes) -> list[Place]:
-    """The trees that both this node and the peer hold, in an order both derive from the ring."""
-    numbers = sorted({definition.n or core.cluster.n for definition in core.definitions})
-    shared = []
-    for n in numbers:
-        for partition in range(core.cluster.partitions):
-            owners = core.ring.owners(partition, n)
-            if core.node_id in owners and peer in owners:
-                shared.append((n, partition))
-    return shared

@@ -53,6 +53,7 @@ class Node:
         drift = cluster.faults.clock_drift
         self._rate = 1.0 + self.rng.uniform(-drift, drift)  # of the monotonic clock
         self._origin = self.rng.uniform(0.0, 1e6)
+        self._poll_s = cluster.faults.poll_s
         self._inbox: list[tuple[Source, Message]] = []
         self._draining = False
         self._flying: tuple[Group, list[tuple[Source, Message]]] | None = None
@@ -160,11 +161,11 @@ class Node:
         world.fold(self.number, message[0] + (message[1] << 8))
         if world.log is not None:
             world.log.append(f"{world.now:11.6f} {self.cluster.name_of(source)} -> {self.name} {self.cluster.describe(message)}")
-        if self.paused or self.cluster.faults.poll_s:
+        if self.paused or self._poll_s:
             self._inbox.append((source, message))
             if not self.paused and not self._draining:
                 self._draining = True
-                world.after(self.cluster.faults.poll_s * self.rng.random(), self._drain, boot)
+                world.after(self._poll_s * self.rng.random(), self._drain, boot)
             return
         self.replica.receive([(source, message)], self._origin + world.now * self._rate)
         self._pump()
@@ -205,7 +206,8 @@ class Node:
         ready = replica.take_ready()
         for destination, message in ready.messages:
             self._send(destination, message)
-        if self._spread is not None and self._spread.stale:
+        assert self._spread is not None
+        if self._spread.stale:
             for destination, message in self._spread.look()[1]:
                 self._send(destination, message)
         if ready.group is not None:
@@ -213,14 +215,11 @@ class Node:
             assert self._flying is None, "two groups in flight"
             self._flying = (ready.group, ready.messages_after_commit)
             self._begin_commit(any(message[0] == m.REPLICATE and message[5] == m.PURPOSE_WRITE for _, message in ready.messages))
-        else:
-            assert not ready.messages_after_commit or self._flying is None
-            for destination, message in ready.messages_after_commit:
-                self._send(destination, message)
         due = replica.next_deadline
         if due is not None:
-            at = max((due - self._origin) / self._rate + 1e-7, world.now + 1e-6)  # a hair late, so that rounding cannot make it early
+            at = (due - self._origin) / self._rate + 1e-7  # a hair late, so that rounding cannot make it early
             if at < self._tick_at - 1e-6:
+                at = max(at, world.now + 1e-6)
                 self._tick_at = at
                 world.at(at, self._tick, self.boots, at)
 
