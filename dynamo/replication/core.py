@@ -134,16 +134,20 @@ class Core:
         self._time = 0
         self._next_request = random.getrandbits(40)
         self.ring: Ring
+        self.ring_number, self.ring_hash = -1, 0
         self.rebuild_ring()
 
-    def rebuild_ring(self) -> None:
-        """Derive the ring from the membership anew, after it changed."""
+    def rebuild_ring(self) -> bool:
+        """Derive the ring from the membership after that changed; whether it is another one. Most changes are longer leases, which leave it alone."""
+        if self.membership.ring_id == (self.ring_number, self.ring_hash):
+            return False
         self.ring = Ring.of(self.membership, self.cluster)
         self.ring_number, self.ring_hash = self.membership.ring_id
         self.routes = Routes(self.node_id, self.ring, self.liveness)
         self._places: dict[tuple[bytes, bytes], tuple[BucketDefinition, bytes, Route]] = {}
         self._places_version = self.liveness.version
         self.definitions = (self.cluster.bucket(b"default"), *self.cluster.buckets.values())
+        return True
 
     # --- naming -------------------------------------------------------------------------------------------------------------------
 

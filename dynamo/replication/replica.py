@@ -306,9 +306,9 @@ class Replica:
         if core.membership.version != self._membership_version:
             self._membership_version = core.membership.version
             core.rows.stage_meta(b"membership", core.membership.encode())
-            core.rebuild_ring()
-            self.trees.follow_ring(core)
-            self.handoff.wake(core.now)
+            if core.rebuild_ring():
+                self.trees.follow_ring(core)
+                self.handoff.wake(core.now)
         if core.repair_wanted:
             for bucket, key in core.begin_repairs():
                 repair_from_peers(core, bucket, key)
