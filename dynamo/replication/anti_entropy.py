@@ -176,7 +176,11 @@ class PendingExchange:
             return self._next_tree(core)
         n, partition = self._place
         asked, self._leaves = self._leaves[:_LEAVES_PER_REQUEST], self._leaves[_LEAVES_PER_REQUEST:]
-        mine = self._trees.listed(core, self._place, asked)
+        try:
+            mine = self._trees.listed(core, self._place, asked)
+        except DynamoError:
+            core.count("background_reads_failed")
+            return self._end(core, agreed=False)
         self._mine = {(bucket, key): digest[:_PREFIX] for rows in mine.values() for bucket, key, digest in rows}
         self._ask(core, (m.TREE_KEYS, self.request_id, partition, n, tuple(asked)))
         return False

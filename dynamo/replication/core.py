@@ -26,6 +26,7 @@ from dynamo.replication.deadlines import Deadlines
 from dynamo.replication.liveness import Liveness
 from dynamo.replication.routes import Route, Routes
 from dynamo.replication.rows import Rows
+from dynamo.replication.stalls import Stalls
 
 if TYPE_CHECKING:
     from random import Random
@@ -45,6 +46,7 @@ class Settings:
     hedge_after_s: float = 0.05  # a get short of R asks one more replica; a few times the usual latency
     suspect_after_s: float = 1.0  # a peer silent this long under a request is passed over until it speaks
     heartbeat_interval_s: float = 0.5  # how often each peer is asked for a sign of life; what the failure detector learns from
+    stall_s: float = 0.25  # a step so late says that this node was stopped: what clients asked meanwhile may be out of date
     heartbeat_peers_max: int = 32  # peers asked at a time; of more, a random choice
     request_time_s_max: float = 60.0  # the longest a request may stay pending, whatever its client asked
     pending_max: int = 20_000  # requests in flight; beyond it new ones are refused as busy
@@ -120,6 +122,7 @@ class Core:
         self.random = random
         self.durability = durability
         self.now = 0.0
+        self.stalls = Stalls()
         self.liveness = Liveness(settings.heartbeat_interval_s)
         self.deadlines = Deadlines()
         self.pending: dict[int, Fold] = {}
@@ -184,14 +187,6 @@ class Core:
         versions; no promise rests on it."""
         self._time = max(self._time + 1, at_least + 1, self._wall_us() << 12)
         return self._time
-
-    def scan_background(self, start: bytes, stop: bytes | None, limit: int) -> list[tuple[bytes, bytes]]:
-        """Rows for background work, which has another turn when the disk does: an error is counted and gives none."""
-        try:
-            return self.scan(start, stop, limit)
-        except DynamoError:
-            self.count("background_reads_failed")
-            return []
 
     # --- talking ------------------------------------------------------------------------------------------------------------------
 

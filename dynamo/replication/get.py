@@ -140,7 +140,7 @@ class PendingGet:
             held.wakes.append((self.request_id, record))
             return True
         self._take(core, core.node_id, self.standing, record)
-        if row is not None:
+        if row is not None and not self.fold.outstanding and len(self.fold.replies) == 1:  # else somebody was asked with another digest
             self.pin, self.pin_digest = record, row.digest
         return True
 

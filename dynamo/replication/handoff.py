@@ -12,7 +12,7 @@ from dynamo.membership.ring import Ring
 from dynamo.model import messages as m
 from dynamo.model.key import split_row_key
 from dynamo.model.messages import Message
-from dynamo.model.row import decode_row
+from dynamo.model.row import Row, decode_row
 from dynamo.replication.core import Core
 
 _SLICES_MAX = 16  # of up to `handoff_window` rows each, in one step
@@ -43,7 +43,9 @@ class PendingHandoff:
         if not self.all_asked:
             return self._leave(core)
         row = core.rows.load(self.row_key)
-        if row is not None and not isinstance(row, DynamoError) and row.digest == self.digest:
+        if _owned(core, self.row_key, row):
+            return self._leave(core)  # the ring changed meanwhile
+        if isinstance(row, Row) and row.digest == self.digest:
             core.rows.drop(self.row_key)
             core.count("rows_handed_off")
             self.handoff.landed(core)
@@ -63,6 +65,14 @@ class PendingHandoff:
     def _leave(self, core: Core) -> bool:
         self.handoff.stays(core)
         return True
+
+
+def _owned(core: Core, row_key: bytes, row: Row | DynamoError | None) -> bool:
+    """Whether this node owns the row."""
+    if not isinstance(row, Row):
+        return False
+    partition, bucket, _ = split_row_key(row_key, row.full_key)
+    return core.node_id in core.owners(partition, core.cluster.bucket(bucket))
 
 
 class Handoff:

@@ -3,7 +3,7 @@
 The write itself is in the key's one ordinary row; a hint is only (target, key) in a table of its own, staged with the row. A fallback hints for the
 owner it stands in for; where there is no further node, the coordinator does, and its copy still counts once toward W. A hint is dropped when its
 target has durably acknowledged the row as it is now, by digest; never for age. A row that no hint needs any more and that this node does not own
-goes with its last hint.
+is owed to all current owners (`handoff`): this copy counted toward W, maybe beside the target's own, so it stays until all of them have it.
 
 Replay is paced by the receiver: at most `hint_window` records are unacknowledged, and it acknowledges after its commits. Each hint is dropped on
 its own, so a replay that is cut short goes on where it was. At `hint_bytes_max` new hints are refused, and such a copy does not count toward W.
@@ -22,6 +22,7 @@ from dynamo.model.key import is_hashed, split_row_key
 from dynamo.model.member import NORMAL
 from dynamo.model.messages import Message
 from dynamo.model.row import Row
+from dynamo.replication.rows import Held
 
 if TYPE_CHECKING:
     from dynamo.replication.core import Core, Scan
@@ -33,7 +34,7 @@ _TARGET_BYTES = 16
 class Hints:
     """The hint table: what is owed to whom, and its replay."""
 
-    __slots__ = ("_cursor", "_flying", "_scan", "bytes", "next_at", "owed")
+    __slots__ = ("_cursor", "_flying", "_scan", "_uncounted", "bytes", "next_at", "owed")
 
     def __init__(self, scan: Scan) -> None:
         self._scan = scan
@@ -41,6 +42,7 @@ class Hints:
         self.bytes = 0
         self.next_at: float | None = None
         self._cursor: dict[bytes, bytes] = {}  # target -> where its replay goes on
+        self._uncounted = False  # what is owed is not known, for the disk did not say
         self._flying: dict[bytes, set[bytes]] = {}  # target -> row keys of records sent and not yet acknowledged
 
     def count(self, core: Core) -> None:
@@ -68,6 +70,10 @@ class Hints:
             self.next_at = core.now + core.settings.hint_retry_s
         return True
 
+    def held(self, core: Core, target: bytes, row_key: bytes) -> Held | None:
+        """Where to attach what rests on a hint that was just added; None if it is committed."""
+        return core.rows.hint_held(_hint_key(target, row_key))
+
     def drop(self, core: Core, target: bytes, row_key: bytes) -> None:
         """Stage the removal of a hint that is no longer owed."""
         key = _hint_key(target, row_key)
@@ -81,16 +87,24 @@ class Hints:
         return any(self._find(core, _hint_key(target, row_key)) is not None for target in targets)
 
     def recount(self, core: Core) -> None:
-        """A commit failed: what was staged is forgotten, so count what there is."""
-        self.owed, self.bytes, self._cursor = {}, 0, {}
-        self.count(core)
-        self._schedule(core.now + core.settings.hint_retry_s)  # not at once: what cannot be stored now cannot be dropped either
+        """A commit failed: what was staged is forgotten, so count what there is; later, where the disk does not even say that."""
+        self.owed, self.bytes, self._cursor, self._uncounted = {}, 0, {}, False
+        try:
+            self.count(core)
+        except DynamoError:
+            core.count("background_reads_failed")
+            self._uncounted = True
+        # Not at once: what cannot be stored now cannot be dropped either.
+        self.next_at = core.now + core.settings.hint_retry_s if self.owed or self._uncounted else None
 
     # --- replay -------------------------------------------------------------------------------------------------------------------
 
     def step(self, core: Core) -> None:
         """Replay to every target that can be reached, up to the window."""
         if self.next_at is None or core.now < self.next_at:
+            return
+        if self._uncounted:
+            self.recount(core)
             return
         for target in sorted(self.owed):
             member = core.membership.members.get(target)
@@ -198,7 +212,7 @@ class PendingHint:
             if isinstance(row, Row) and row.digest == self.digest:
                 core.hints.drop(core, self.target, self.row_key)
                 core.count("hints_delivered")
-                _drop_unowned(core, self.row_key, row)
+                _let_go(core, self.row_key, row)
         core.hints.landed(core, self.target, self.row_key, more=stored)
         return True
 
@@ -217,13 +231,12 @@ class PendingHint:
         return True
 
 
-def _drop_unowned(core: Core, row_key: bytes, row: Row) -> None:
-    """Drop a row that was kept only for others, once nobody waits for it."""
+def _let_go(core: Core, row_key: bytes, row: Row) -> None:
+    """A row that was kept only for others, and for which no hint is left, is owed to all owners."""
     partition, bucket, _ = split_row_key(row_key, row.full_key)
     owners = core.owners(partition, core.cluster.bucket(bucket))
     if core.node_id not in owners and not core.hints.owed_for(core, owners, row_key):
-        core.rows.drop(row_key)
-        core.count("rows_handed_off")
+        core.unowned_rows_staged = True
 
 
 def _hint_key(target: bytes, row_key: bytes) -> bytes:

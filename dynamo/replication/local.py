@@ -26,6 +26,7 @@ def standing(core: Core, partition: int, definition: BucketDefinition) -> int:
 def receive_replicate(core: Core, source: bytes, message: Message) -> None:
     """Merge a record sent by a coordinator, a repair or a handoff; acknowledge once it is committed."""
     _, request_id, bucket, key, record, purpose, target = message[:7]
+    operation = message[12]
     definition, row_key, route = core.place(bucket, key)
     role = route.standing
     try:
@@ -33,6 +34,7 @@ def receive_replicate(core: Core, source: bytes, message: Message) -> None:
         if not record or record[1] != definition.record_kind:
             raise CorruptRecord("the record is empty or of another kind than its bucket")
         row = merge_in(core, row_key, bucket, key, role, record)
+        held = core.rows.held(row_key)
         if role != m.OWNER:
             owed = target in route.owners
             kept = owed and core.hints.add(core, target, row_key, len(record))
@@ -40,14 +42,20 @@ def receive_replicate(core: Core, source: bytes, message: Message) -> None:
             core.unowned_rows_staged = core.unowned_rows_staged or not kept
             if owed and not kept:
                 raise Unavailable("this node keeps as many hints as it may")
+            if kept:  # what is promised is row and hint: whichever is committed later
+                held = core.hints.held(core, target, row_key) or held
     except DynamoError as error:
         core.count("replicates_refused")
         core.send(source, _stored(core, request_id, error.code, role, b"\0" * 16))
         return
+    if purpose == m.PURPOSE_WRITE and core.rows.operations.get(operation) is None:
+        # Another attempt at this write may reach this node, long after its client was answered by that coordinator and went on.
+        dot = records.find_operation(record, operation)
+        if dot is not None:
+            core.rows.operations.stage(operation, row_key, dot)
     if purpose == m.PURPOSE_HANDOFF:
         core.count("handoff_received")
     reply = _stored(core, request_id, 0, role, row.digest)
-    held = core.rows.held(row_key)
     if held is None:
         core.send(source, reply)
     else:

@@ -9,8 +9,10 @@ Everything that can be refused is refused before the dot is minted: only such an
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
+
 from dynamo._core import record as records
-from dynamo.errors import DynamoError, InvalidContext, StorageFailed, Timeout, TooManySiblings, Unavailable, ValueTooLarge
+from dynamo.errors import DynamoError, InvalidContext, InvalidRequest, StorageFailed, Timeout, TooManySiblings, Unavailable, ValueTooLarge
 from dynamo.model import messages as m
 from dynamo.model.cluster import BucketDefinition
 from dynamo.model.key import check_bucket, check_key, full_key
@@ -24,6 +26,7 @@ from dynamo.replication.quorum import FAILED, MET, PENDING, needed
 from dynamo.replication.routes import Route
 
 MINT_WAIT_MAX = 10_000
+_NO_OPERATION = bytes(16)  # what repairs carry
 
 
 class PutFold:
@@ -122,7 +125,7 @@ class PendingPut:
         while self.plan:
             node = self.plan.pop(0)
             if core.liveness.up(node):
-                missing = self._missing(core)
+                missing = self._missing(core, self.stand_ins.keys() - self.fold.failures.keys())
                 target = missing[0] if missing else b""
                 if target:
                     self.stand_ins[node] = target
@@ -131,18 +134,19 @@ class PendingPut:
                 return True
         return False
 
-    def _missing(self, core: Core) -> list[bytes]:
-        """The owners without the write, as far as is known, that nobody stands in for."""
-        held = self.fold.confirmed | {target for node, target in self.stand_ins.items() if node not in self.fold.failures}
+    def _missing(self, core: Core, stand_ins: AbstractSet[bytes]) -> list[bytes]:
+        """The owners without the write, as far as is known, for which none of these stands in."""
+        held = self.fold.confirmed | {self.stand_ins[node] for node in stand_ins}
         waiting = [owner for owner in self.fold.owners if owner not in held and owner != core.node_id]
         return sorted(waiting, key=lambda owner: owner not in self.fold.failures)  # those that failed before those that are slow
 
     def _keep_hint(self, core: Core, owner: bytes) -> None:
-        core.hints.add(core, owner, self.row_key, len(self.frame[4]))
+        if not core.hints.add(core, owner, self.row_key, len(self.frame[4])) and core.node_id not in self.fold.owners:
+            core.unowned_rows_staged = True  # no room for the hint, but the row is here: it is owed to all owners
 
     def _finish(self, core: Core) -> bool:
         """All have answered, or had their time: owe the write to the owners that lack it."""
-        missing = self._missing(core)
+        missing = self._missing(core, self.stand_ins.keys() & self.fold.confirmed)
         for owner in missing:
             self._keep_hint(core, owner)
         if core.node_id not in self.fold.owners and not missing:
@@ -155,6 +159,8 @@ class PendingPut:
         _, _, code, role, durability, _ = message[:6]
         if code:
             return self._failed(core, source, code)
+        if durability < self.fold.durability:
+            return self._failed(core, source, Unavailable.code)  # it has the write, but weaker than was asked (P8): another one must do
         self.fold.confirm(source, role, durability)
         return self._settle(core)
 
@@ -226,6 +232,10 @@ def coordinate_put(core: Core, reply_to: ReplyTo, message: Message) -> None:
         if value is not None and len(value) > definition.value_bytes_max:
             raise ValueTooLarge(f"the value has {len(value)} bytes; the bucket allows {definition.value_bytes_max}")
         time, context = tokens.unseal(core.cluster.secret, full_key(bucket, key), definition.record_kind, token or b"")
+        if core.stalls.may_have_expired(core, time_ms):
+            raise Unavailable("this node was stopped for a while, and the request may be older than its client's patience; try another node")
+        if operation == _NO_OPERATION:
+            raise InvalidRequest("16 zero bytes are no operation id; it is to be random")
         required, owners_required = _admit(core, route, definition, w, pw)
         row = core.rows.load(row_key)
         if isinstance(row, DynamoError):
@@ -304,9 +314,9 @@ def _new_record(
         since = row.since if row is not None and row.since and row.since_actor == actor else counter
         record = records.put(old, context, actor, counter, since, core.hlc(), operation, body, tombstone)
         count, before = records.version_count(record), records.version_count(old) if old else 0
-        if count > definition.siblings_max and count > before:
+        if count > definition.siblings_max and count >= before:
             raise TooManySiblings(f"the key holds {before} concurrent versions; read it, merge them, put with the context of that read")
-        if len(record) > core.settings.record_bytes_max and len(record) > len(old):
+        if len(record) > core.settings.record_bytes_max and len(record) >= len(old):
             raise ValueTooLarge(f"the record would have {len(record)} bytes with its siblings; merge them first")
         if len(records.context(record)) > tokens.RANGES_MAX * tokens.RANGE_BYTES:
             raise InvalidContext(f"the key's history has more than {tokens.RANGES_MAX} ranges")

@@ -96,6 +96,7 @@ class Replica:
     def receive(self, batch: list[tuple[Source, Message]], now: float) -> None:
         """Take a batch of well-formed messages."""
         core = self.core
+        core.stalls.notice(core, self._heartbeat_at, now)
         core.now = now
         last: Source | None = None
         for source, message in batch:
@@ -125,6 +126,7 @@ class Replica:
     def tick(self, now: float) -> None:
         """Run what is due."""
         core = self.core
+        core.stalls.notice(core, self._heartbeat_at, now)
         core.now = now
         for request_id in core.deadlines.due(now):
             fold = core.pending.get(request_id)
@@ -175,6 +177,7 @@ class Replica:
         for destination, message in held.messages:
             core.send(destination, as_failed(core, message, error))
         core.hints.recount(core)
+        core.unowned_rows_staged = True  # hints for rows that were here already may have been in the group
         core.actor.renew(core.random)
         self._meta_retry_at = now + _META_RETRY_S  # not at once: a full disk would be asked without end
         waiting, core.waiting_for_actor = core.waiting_for_actor, []

@@ -109,6 +109,12 @@ class Rows:
             before = self._last[1] if self._last[0] == key and key not in self._flying else self.load(key)
             self._before[key] = None if isinstance(before, DynamoError) else digest_of(before)
 
+    def hint_held(self, key: bytes) -> Held | None:
+        """Likewise for a hint: where to attach what rests on it; None if it is committed."""
+        if key in self._staged_hints:
+            return self._held
+        return self._held_flying if key in self._hints_flying else None
+
     def hint(self, key: bytes) -> bytes | None:
         """A staged or in-flight hint; b"" where its removal is staged; None: ask the engine."""
         for hints in (self._staged_hints, self._hints_flying):

@@ -85,7 +85,10 @@ class Trees:
                 continue
             self.get(*place).update(leaf, b"" if before == NO_DIGEST else before, b"" if after == NO_DIGEST else after)
         for place, leaves in unknown.items():  # last: a leaf is then read with all of this commit in it
-            self.listed(core, place, leaves)
+            try:
+                self.listed(core, place, leaves)
+            except DynamoError:
+                core.count("background_reads_failed")  # an exchange will find the leaf
 
     def step(self, core: Core) -> None:
         """Read the next slice of rows."""
@@ -114,10 +117,10 @@ class Trees:
             self.built, self.next_at = True, None
 
     def entries(self, core: Core, n: int, partition: int, leaves: frozenset[int]) -> dict[int, list[Entry]]:
-        """The committed rows of some leaves, by leaf."""
+        """The committed rows of some leaves, by leaf. Raises the disk's error: a part of them would pass for the whole."""
         found: dict[int, list[Entry]] = {leaf: [] for leaf in leaves}
         start, stop = partition.to_bytes(2, "big"), (partition + 1).to_bytes(3, "big")[-2:] if partition < 0xFFFF else None
-        while page := core.scan_background(start, stop, core.settings.tree_slice_rows):
+        while page := core.scan(start, stop, core.settings.tree_slice_rows):
             for row_key, data in page:
                 place, leaf = self._locate(core, row_key)
                 if leaf in leaves and place == (n, partition):
@@ -131,7 +134,7 @@ class Trees:
         return found
 
     def listed(self, core: Core, place: Place, leaves: list[int]) -> dict[int, list[Entry]]:
-        """The committed rows of some leaves, which are made what those rows say: one that was something else is counted."""
+        """The committed rows of some leaves, which are made what those rows say: one that was something else is counted. Raises the disk's error."""
         entries = self.entries(core, *place, frozenset(leaves))
         if core.rows.in_flight is None:  # else the rows may be ahead of the tree by that group
             tree = self.get(*place)

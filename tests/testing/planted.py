@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from dynamo._core import record as records
+from dynamo.errors import CorruptRecord
 from dynamo.replication import actor, handoff, local, put, replica, rows
 from dynamo.replication.actor import ActorLease
 
@@ -188,3 +189,211 @@ def _staged_counts_within(patch: pytest.MonkeyPatch, module: Any, name: str, use
 
     patch.setattr(user, name, careless)
     patch.setattr(rows.Rows, "held", lambda self, key: None if inside[0] else held(self, key))
+
+
+@bug
+def one_confirmation_less(patch: pytest.MonkeyPatch) -> None:
+    """A put is acknowledged when one node less than W holds it."""
+    good = put.needed
+    patch.setattr(put, "needed", lambda *arguments: max(1, good(*arguments) - 1))
+
+
+@bug
+def no_anti_entropy(patch: pytest.MonkeyPatch) -> None:
+    """Owners never compare their trees."""
+    from dynamo.replication.anti_entropy import AntiEntropy
+
+    patch.setattr(AntiEntropy, "step", lambda self, core: setattr(self, "next_at", None))
+
+
+@bug
+def hints_never_replayed(patch: pytest.MonkeyPatch) -> None:
+    """What is owed to a node that was down stays where it is."""
+    from dynamo.replication.hinted_handoff import Hints
+
+    patch.setattr(Hints, "step", lambda self, core: setattr(self, "next_at", None))
+
+
+@bug
+def hints_promised_and_not_kept(patch: pytest.MonkeyPatch) -> None:
+    """A stand-in says that it will remember for whom it keeps a row, and does not."""
+    from dynamo.replication.hinted_handoff import Hints
+
+    patch.setattr(Hints, "add", lambda self, core, target, row_key, record_bytes: True)
+
+
+@bug
+def hints_dropped_by_any_acknowledgement(patch: pytest.MonkeyPatch) -> None:
+    """A hint goes when its target has some version of the row, though the row has changed since it was sent."""
+    from dynamo.replication import hinted_handoff
+
+    good = hinted_handoff.PendingHint.on_reply
+
+    def on_reply(self: Any, core: Any, source: bytes, message: Any) -> bool:
+        row = core.rows.load(self.row_key)
+        self.digest = getattr(row, "digest", self.digest)
+        return good(self, core, source, message)
+
+    patch.setattr(hinted_handoff.PendingHint, "on_reply", on_reply)
+
+
+@bug
+def rows_dropped_when_one_owner_has_them(patch: pytest.MonkeyPatch) -> None:
+    """A foreign row goes with the first owner's acknowledgement."""
+    good = handoff.PendingHandoff.on_reply
+
+    def on_reply(self: Any, core: Any, source: bytes, message: Any) -> bool:
+        self.waiting = {source}
+        return good(self, core, source, message)
+
+    patch.setattr(handoff.PendingHandoff, "on_reply", on_reply)
+
+
+@bug
+def deletes_forgotten(patch: pytest.MonkeyPatch) -> None:
+    """A row of which only tombstones are left is dropped at once, and with it what it knew to be deleted."""
+    good = rows.Rows.stage
+
+    def stage(self: Any, key: bytes, bucket: bytes, name: bytes, record: bytes, *rest: Any) -> Any:
+        row = good(self, key, bucket, name, record, *rest)
+        if all(version[6] for version in records.versions(record)):
+            self.drop(key)
+        return row
+
+    patch.setattr(rows.Rows, "stage", stage)
+
+
+@bug
+def contexts_ignored(patch: pytest.MonkeyPatch) -> None:
+    """A put with a context stands beside what its client was shown."""
+    good = records.put
+    patch.setattr(records, "put", lambda record, context, *rest: good(record, b"", *rest))
+
+
+@bug
+def tokens_leave_deletes_out(patch: pytest.MonkeyPatch) -> None:
+    """The context of a read covers the values shown, but not the tombstones."""
+    from dynamo.replication import get
+
+    good = records.context
+
+    def context(record: bytes) -> bytes:
+        versions = records.versions(record)
+        gone = {version[:2] for version in versions if version[6]}
+        return b"".join(part for part in _ranges(good(record)) if not any(_holds(part, dot) for dot in gone))
+
+    seal = get.sealed_token
+
+    def sealed_token(*arguments: Any) -> bytes:
+        records.context = context
+        try:
+            return seal(*arguments)
+        finally:
+            records.context = good
+
+    patch.setattr(get, "sealed_token", sealed_token)
+
+
+def _ranges(context: bytes) -> list[bytes]:
+    return [context[at : at + 24] for at in range(0, len(context), 24)]
+
+
+def _holds(part: bytes, dot: tuple[int, int]) -> bool:
+    actor, first, last = (int.from_bytes(part[at : at + 8], "big") for at in (0, 8, 16))
+    return actor == dot[0] and first <= dot[1] <= last
+
+
+@bug
+def damaged_rows_are_absent(patch: pytest.MonkeyPatch) -> None:
+    """A row that fails its checksum is taken for one that is not there."""
+    good = rows.Rows.load
+
+    def load(self: Any, key: bytes) -> Any:
+        row = good(self, key)
+        return None if isinstance(row, CorruptRecord) else row
+
+    patch.setattr(rows.Rows, "load", load)
+
+
+@bug
+def last_write_loses(patch: pytest.MonkeyPatch) -> None:
+    """In a last-write-wins bucket what comes first stays."""
+    good = records.merge
+
+    def merge(a: bytes, b: bytes) -> bytes:
+        if a and b and a[1] == records.LAST_WRITE_WINS:
+            return min(a, b, key=lambda record: records.versions(record)[0][2])
+        return good(a, b)
+
+    patch.setattr(records, "merge", merge)
+
+
+@bug
+def clients_forget_earlier_attempts(patch: pytest.MonkeyPatch) -> None:
+    """`maybe_applied` is what the last attempt said, not the OR over all."""
+    from dynamo.client.core import Attempts
+
+    def note(self: Any, address: str, error: Any, *, by_node: bool) -> None:
+        self._errors.append((address, error, by_node))
+        self._maybe_applied = self._request.writes and error.maybe_applied
+
+    patch.setattr(Attempts, "_note", note)
+
+
+@bug
+def retries_are_new_writes(patch: pytest.MonkeyPatch) -> None:
+    """A coordinator that meets an operation again mints another dot for it."""
+    from dynamo.replication.operations import Operations
+
+    patch.setattr(Operations, "get", lambda self, operation: None)
+    patch.setattr(records, "find_operation", lambda record, operation: None)
+
+
+@bug
+def commits_that_fail_are_acknowledged(patch: pytest.MonkeyPatch) -> None:
+    """What waited for a commit goes out although it failed."""
+    patch.setattr(replica, "as_failed", lambda core, message, error: message)
+
+
+@bug
+def counts_a_node_twice(patch: pytest.MonkeyPatch) -> None:
+    """A repeated acknowledgement counts again toward W."""
+    good = put.PutFold.state.fget
+
+    class Always(set[bytes]):
+        def __contains__(self, item: object) -> bool:
+            return False
+
+        def __init__(self) -> None:
+            self.times = 0
+
+        def add(self, node: bytes) -> None:
+            self.times += 1
+            super().add(node)
+
+        def __len__(self) -> int:
+            return self.times
+
+    init = put.PutFold.__init__
+
+    def start(self: Any, *arguments: Any) -> None:
+        init(self, *arguments)
+        self.confirmed = Always()
+
+    patch.setattr(put.PutFold, "__init__", start)
+    assert good is not None
+
+
+@bug
+def weak_acknowledgements_count(patch: pytest.MonkeyPatch) -> None:
+    """A refusal of a replica counts as its acknowledgement."""
+    good = put.PendingPut.on_reply
+    patch.setattr(put.PendingPut, "on_reply", lambda self, core, source, message: good(self, core, source, (*message[:2], 0, *message[3:])))
+
+
+@bug
+def tokens_of_other_keys(patch: pytest.MonkeyPatch) -> None:
+    """A token is good for every key: a client that mixes them up claims what it was not shown."""
+    from dynamo.replication import tokens
+
+    patch.setattr(tokens, "_mac", lambda secret, full, body: bytes(8))
