@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -16,6 +17,7 @@ from dynamo.config import DEFAULT_PORT
 from dynamo.errors import ConfigError, InvalidContext
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+_TOKEN = re.compile("[A-Za-z0-9_-]+")
 
 
 def as_bytes(ctx: click.Context, param: click.Parameter, value: str) -> bytes:
@@ -29,10 +31,15 @@ def _bytes_or_stdin(ctx: click.Context, param: click.Parameter, value: str) -> b
 
 
 def _token(ctx: click.Context, param: click.Parameter, value: str | None) -> Context | None:
-    """A context token, as `put` and `get -o json` print it."""
+    """A context token, as `put` and `get -o json` print it.
+
+    What is not even written like one is bad usage. One that was cut on its way is InvalidContext, whether that shows here or at the node.
+    """
     try:
         return None if value is None else Context.parse(value)
     except InvalidContext as error:
+        if _TOKEN.fullmatch(value or ""):
+            raise
         raise click.BadParameter(str(error)) from None
 
 

@@ -225,7 +225,7 @@ def coordinate_put(core: Core, reply_to: ReplyTo, message: Message) -> None:
         definition, row_key, route = core.place(bucket, key)
         if value is not None and len(value) > definition.value_bytes_max:
             raise ValueTooLarge(f"the value has {len(value)} bytes; the bucket allows {definition.value_bytes_max}")
-        time, context = tokens.unseal(core.cluster.secret, full_key(bucket, key), definition.record_kind, token or b"")
+        time, context = tokens.unseal(core.cluster.secret, full_key(bucket, key), definition.record_kind, token)
         required, owners_required = _admit(core, route, definition, w, pw)
         row = core.rows.load(row_key)
         if isinstance(row, DynamoError):

@@ -46,6 +46,20 @@ def test_a_context_of_another_key_is_refused(kv: Any) -> None:
     assert raised.value.maybe_applied is False and not kv.get("b").found
 
 
+def test_an_empty_context_is_refused_and_nothing_is_written(kv: Any) -> None:
+    context = kv.set("a", b"1")
+    for empty in ("", b""):
+        for wrong in (
+            lambda empty=empty: kv.put("a", b"2", context=empty),
+            lambda empty=empty: kv.delete("a", context=empty),
+            lambda empty=empty: kv.put_many({"a": b"2"}, contexts={"a": empty}),
+        ):
+            with pytest.raises(dynamo.InvalidContext) as raised:
+                wrong()
+            assert raised.value.maybe_applied is False
+    assert (kv.get("a").values, kv.get("a").context) == ((b"1",), context)
+
+
 def test_a_blind_delete_of_what_was_never_there_writes_nothing(kv: Any) -> None:
     before = kv.get("a")
     context = kv.delete("a", blind=True)
