@@ -28,7 +28,7 @@ from dynamo.api.result import Resolver
 from dynamo.api.update import MISSING, Change
 from dynamo.client import verbs
 from dynamo.client.addresses import seconds
-from dynamo.client.core import Request
+from dynamo.client.core import Request, node_ms
 from dynamo.client.verbs import Key, Place, Verb
 from dynamo.client.verbs_blocking import Verbs
 from dynamo.errors import ConfigError, StorageFailed, StorageFull, Timeout, Unavailable, from_wire
@@ -51,7 +51,7 @@ class Store(Verbs):
 
     def __init__(self, path: str | os.PathLike[str], *, durability: str = "synced", timeout: float = 60.0) -> None:
         self._place = Place.named("default")
-        self._timeout = timeout
+        self._timeout = seconds(timeout)
         self._pid = os.getpid()
         self._calls: deque[_Call] = deque()  # appended to by all threads, emptied by the driver
         self._driver = threading.Lock()  # Invariant: only its holder touches the replica and the engine
@@ -99,7 +99,7 @@ class Store(Verbs):
 
     def update(self, key: Key, fn: Change, *, default: Any = MISSING, timeout: float | None = None) -> Context:
         """Read, apply `fn` to the list of live values, write what it returns. Atomic: no other write to the key comes between."""
-        with self._exclusive([key_bytes(key)], monotonic() + (timeout or self._timeout)):
+        with self._exclusive([key_bytes(key)], self._deadline(timeout)):
             return super().update(key, fn, default=default, timeout=timeout)
 
     def bucket(self, name: str | bytes, *, resolver: Resolver | None = None, codec: Codec | None = None) -> StoreBucket:
@@ -129,15 +129,17 @@ class Store(Verbs):
     # --- driving ------------------------------------------------------------------------------------------------------------------
 
     def _run(self, verb: Verb[T], timeout: float | None) -> T:
-        deadline = monotonic() + (self._timeout if timeout is None else seconds(timeout))
+        deadline = self._deadline(timeout)
         return verbs.run(verb, lambda request: self._exchange(request, deadline))
+
+    def _deadline(self, timeout: float | None) -> float:
+        return monotonic() + (self._timeout if timeout is None else seconds(timeout))
 
     def _exchange(self, request: Request, deadline: float) -> Message:
         """The replica's reply to a request; raises the error it stands for."""
         if request.elsewhere:
             raise Unavailable("there is no other node")
-        remaining_ms = max(1, int((deadline - monotonic()) * 1000))
-        call = _Call(request.message(0, remaining_ms), request.writes)
+        call = _Call(request.message(0, node_ms(deadline - monotonic())), request.writes)
         with ExitStack() as held:
             if request.writes:
                 held.enter_context(self._exclusive(_keys_of(request), deadline))
@@ -232,7 +234,7 @@ class StoreBucket(Verbs):
 
     def update(self, key: Key, fn: Change, *, default: Any = MISSING, timeout: float | None = None) -> Context:
         """Like `Store.update`."""
-        with self._store._exclusive([key_bytes(key)], monotonic() + (timeout or self._store._timeout)):
+        with self._store._exclusive([key_bytes(key)], self._store._deadline(timeout)):
             return super().update(key, fn, default=default, timeout=timeout)
 
     def __repr__(self) -> str:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from dynamo.api.context import Context
-from dynamo.client.addresses import parse_addresses
+from dynamo.client.addresses import parse_addresses, seconds
 from dynamo.client.blocking import Client
 from dynamo.config import DEFAULT_PORT
 from dynamo.errors import ConfigError, InvalidContext
@@ -51,6 +51,14 @@ def _addresses(ctx: click.Context, param: click.Parameter, value: str) -> tuple[
         raise click.BadParameter(str(error)) from None
 
 
+def _timeout(ctx: click.Context, param: click.Parameter, value: float) -> float:
+    """A number of seconds above 0."""
+    try:
+        return seconds(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
 def at(command: Command) -> Command:
     """--at and --timeout, which `client` takes."""
     command = click.option(
@@ -62,9 +70,7 @@ def at(command: Command) -> Command:
         show_default=True,
         help="Nodes to ask; any one is enough.  [env: DYNAMO_AT]",
     )(command)
-    return click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=5.0, show_default=True, help="Seconds for all attempts together.")(
-        command
-    )
+    return click.option("--timeout", type=float, callback=_timeout, default=5.0, show_default=True, help="Seconds for all attempts together.")(command)
 
 
 def output(*formats: str) -> Callable[[Command], Command]:

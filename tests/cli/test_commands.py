@@ -113,6 +113,12 @@ def test_options_reach_the_node(run: Run, node: FakeNode) -> None:
     assert node.requests[1][4:6] == (None, b"token")
 
 
+@pytest.mark.parametrize("timeout", ["inf", "1e12", "5000000"])
+def test_a_time_without_end_is_one(run: Run, timeout: str) -> None:
+    assert run("set", "k", "v", "--timeout", timeout)[0] == 0
+    assert run("get", "k", "--timeout", timeout) == (0, b"v\n", b"")
+
+
 def test_unseen_siblings_are_talk(run: Run, monkeypatch: pytest.MonkeyPatch, node: FakeNode) -> None:
     monkeypatch.setattr(node, "script", answering(put_reply(unseen=2)))
     code, out, err = run("put", "k", "v")
@@ -212,6 +218,9 @@ def test_nobody_there_is_unavailable(run: Run) -> None:
         ("get", "k", "-o", "xml"),
         ("get", "k", "--at", "h:port"),
         ("get", "k", "--timeout", "0"),
+        ("get", "k", "--timeout", "nan"),
+        ("get", "k", "--timeout", "-1"),
+        ("get", "k", "--timeout", "-inf"),
         ("scan", "--limit", "0"),
         ("scan", "--cursor", "!"),
         ("scan", "one", "two"),
