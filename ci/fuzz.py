@@ -146,7 +146,7 @@ def token(twins: Twins, data: bytes) -> None:
             except InvalidContext:
                 continue
             twins("record", "context_verify", context)
-            expect(not sealed or tokens.seal(SECRET, KEY, kind, time, context) == sealed, "a token does not come back")
+            expect(tokens.seal(SECRET, KEY, kind, time, context) == sealed, "a token does not come back")
             expect(twins("record", "context_union", context, context) == context, "a union with itself")
     context, rest = data[: len(data) // 48 * 24], data[len(data) // 48 * 24 :]
     try:

@@ -28,7 +28,7 @@ from dynamo.api.result import Resolver
 from dynamo.api.update import MISSING, Change
 from dynamo.client import verbs
 from dynamo.client.addresses import seconds
-from dynamo.client.core import Request
+from dynamo.client.core import Request, node_ms
 from dynamo.client.verbs import Key, Place, Verb
 from dynamo.client.verbs_blocking import Verbs
 from dynamo.errors import ConfigError, StorageFailed, StorageFull, Timeout, Unavailable, from_wire
@@ -44,6 +44,7 @@ from dynamo.storage.data_directory import DataDirectory
 T = TypeVar("T")
 STRIPES = 64
 RECORD_FORMAT = 1
+_PAUSE_S = 0.05
 
 
 class Store(Verbs):
@@ -51,11 +52,15 @@ class Store(Verbs):
 
     def __init__(self, path: str | os.PathLike[str], *, durability: str = "synced", timeout: float = 60.0) -> None:
         self._place = Place.named("default")
-        self._timeout = timeout
+        self._timeout = seconds(timeout)
         self._pid = os.getpid()
         self._calls: deque[_Call] = deque()  # appended to by all threads, emptied by the driver
         self._driver = threading.Lock()  # Invariant: only its holder touches the replica and the engine
         self._stripes = [threading.RLock() for _ in range(STRIPES)]
+        self._taken = 0  # calls given to the replica so far: the number of the last one
+        self._waiting: dict[int, _Call] = {}  # those not yet answered
+        self._answered = threading.Condition()  # some of them were
+        self._broken = False
         self._closed = False
         self._directory = DataDirectory(path, durability)
         try:
@@ -99,7 +104,7 @@ class Store(Verbs):
 
     def update(self, key: Key, fn: Change, *, default: Any = MISSING, timeout: float | None = None) -> Context:
         """Read, apply `fn` to the list of live values, write what it returns. Atomic: no other write to the key comes between."""
-        with self._exclusive([key_bytes(key)], monotonic() + (timeout or self._timeout)):
+        with self._exclusive([key_bytes(key)], self._deadline(timeout)):
             return super().update(key, fn, default=default, timeout=timeout)
 
     def bucket(self, name: str | bytes, *, resolver: Resolver | None = None, codec: Codec | None = None) -> StoreBucket:
@@ -115,7 +120,7 @@ class Store(Verbs):
         with self._driver:
             if not self._closed:
                 self._closed = True
-                self._directory.close(clean=self._actor.staged is None)
+                self._directory.close(clean=self._actor.staged is None and not self._broken)
 
     def __enter__(self) -> Store:
         return self
@@ -129,71 +134,93 @@ class Store(Verbs):
     # --- driving ------------------------------------------------------------------------------------------------------------------
 
     def _run(self, verb: Verb[T], timeout: float | None) -> T:
-        deadline = monotonic() + (self._timeout if timeout is None else seconds(timeout))
+        deadline = self._deadline(timeout)
         return verbs.run(verb, lambda request: self._exchange(request, deadline))
+
+    def _deadline(self, timeout: float | None) -> float:
+        return monotonic() + (self._timeout if timeout is None else seconds(timeout))
 
     def _exchange(self, request: Request, deadline: float) -> Message:
         """The replica's reply to a request; raises the error it stands for."""
         if request.elsewhere:
             raise Unavailable("there is no other node")
-        remaining_ms = max(1, int((deadline - monotonic()) * 1000))
-        call = _Call(request.message(0, remaining_ms), request.writes)
+        call = _Call(request.message(0, node_ms(deadline - monotonic())), request.writes)
         with ExitStack() as held:
             if request.writes:
                 held.enter_context(self._exclusive(_keys_of(request), deadline))
             self._calls.append(call)
             self._wait(call, deadline)
         reply = call.reply
-        assert reply is not None, "a lone replica answers in the step that asks it"
+        assert reply is not None
         if reply[0] == m.ERROR:
             raise from_wire(*reply[2:7])
         return reply
 
     def _wait(self, call: _Call, deadline: float) -> None:
-        """Drive the replica until the call is answered, by this thread or by one that was faster."""
+        """Drive the replica until the call is answered, by this thread or by one that was faster. Raises Timeout."""
         while call.reply is None:
             if not self._driver.acquire(timeout=max(0.0, deadline - monotonic())):
                 raise Timeout("the store was busy with other threads' requests", maybe_applied=call.writes)
             try:
-                if call.reply is None:
-                    self._drive()
+                due = self._drive() if call.reply is None else None
             finally:
                 self._driver.release()
+            if call.reply is None:  # after a failed commit, puts wait until a new actor is on disk
+                now = monotonic()
+                if now >= deadline:
+                    raise Timeout("the store could not write in time", maybe_applied=call.writes)
+                with self._answered:
+                    self._answered.wait_for(lambda: call.reply is not None, min(deadline, now + _PAUSE_S if due is None else due) - now)
 
-    def _drive(self) -> None:
-        """Give the replica everything that waits, commit, and hand out its answers."""
+    def _drive(self) -> float | None:
+        """Give the replica everything that waits, commit, and hand out its answers. Returns when it wants to be driven again."""
         if self._closed:
             raise RuntimeError("the store is closed")
         if os.getpid() != self._pid:
             raise RuntimeError("the store was opened before a fork; open it again in this process, after the parent closed it")
-        calls = []
+        if self._broken:
+            raise RuntimeError("the store was interrupted in the middle of a step; close it and open it again")
+        self._broken = True  # until this step has come to its end: only an exception like Ctrl-C lets it not
+        batch: list[tuple[m.Source, Message]] = []
         while self._calls:
-            calls.append(self._calls.popleft())
+            call = self._calls.popleft()
+            self._taken += 1
+            self._waiting[self._taken] = call
+            batch.append((self._taken, call.message))
         replica, now = self._replica, monotonic()
-        deadline = replica.next_deadline
-        if deadline is not None and deadline <= now:
+        due = replica.next_deadline
+        if due is not None and due <= now:
             replica.tick(now)
-        replica.receive([(number, call.message) for number, call in enumerate(calls)], now)
-        while True:
-            ready = replica.take_ready()
-            if not ready.messages and ready.group is None:
-                return
-            self._hand_out(ready.messages, calls)
+        replica.receive(batch, now)
+        interrupted: BaseException | None = None
+        while (ready := replica.take_ready()).messages or ready.group is not None:
+            self._hand_out(ready.messages)
             if ready.group is not None:
                 try:
                     self._directory.engine.commit(ready.group)
                 except (StorageFull, StorageFailed) as error:
                     replica.commit_failed(ready.group, error, now)
+                except BaseException as error:  # it may be on disk or not: the others are told so, and this thread gets what it was sent
+                    self._directory.engine.refresh()
+                    replica.commit_failed(ready.group, StorageFailed("the commit was interrupted"), now)
+                    interrupted = error
                 else:
                     self._directory.engine.refresh()
                     replica.committed(ready.group, now)
-                    self._hand_out(ready.messages_after_commit, calls)
+                    self._hand_out(ready.messages_after_commit)
+        self._broken = False
+        if interrupted is not None:
+            raise interrupted
+        return replica.next_deadline
 
-    @staticmethod
-    def _hand_out(messages: list[tuple[m.Source, Message]], calls: list[_Call]) -> None:
+    def _hand_out(self, messages: list[tuple[m.Source, Message]]) -> None:
+        """Answers to the calls they belong to; a call that has timed out is not there any more, or nobody looks at it."""
         for number, message in messages:
             assert isinstance(number, int), "a lone replica has no peers"
-            calls[number].reply = message
+            self._waiting.pop(number).reply = message
+        if messages:
+            with self._answered:
+                self._answered.notify_all()
 
     @contextmanager
     def _exclusive(self, keys: list[bytes], deadline: float) -> Iterator[None]:
@@ -232,7 +259,7 @@ class StoreBucket(Verbs):
 
     def update(self, key: Key, fn: Change, *, default: Any = MISSING, timeout: float | None = None) -> Context:
         """Like `Store.update`."""
-        with self._store._exclusive([key_bytes(key)], monotonic() + (timeout or self._store._timeout)):
+        with self._store._exclusive([key_bytes(key)], self._store._deadline(timeout)):
             return super().update(key, fn, default=default, timeout=timeout)
 
     def __repr__(self) -> str:

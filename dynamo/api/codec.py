@@ -23,9 +23,7 @@ def encode_value(value: Any, codec: Codec | None) -> bytes:
     """The bytes to store for a value. Raises TypeError for what is neither bytes-like nor handled by a codec."""
     if codec is not None:
         value = codec.encode(value)
-    if isinstance(value, bytes):
-        return value
-    if isinstance(value, bytearray | memoryview):
+    if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value)
     if codec is not None:
         raise TypeError(f"the codec's encode returned {type(value).__name__}, not bytes")

@@ -42,13 +42,15 @@ class Context:
 
     @classmethod
     def parse(cls, text: str | bytes) -> Context:
-        """The inverse of both `str(context)` and `bytes(context)`. Raises InvalidContext for text that is no token."""
+        """The inverse of both `str(context)` and `bytes(context)`. Raises InvalidContext for text that is no token, the empty one included."""
         if isinstance(text, bytes | bytearray | memoryview):
-            return cls(bytes(text))
+            return cls(_not_empty(bytes(text)))
         if not isinstance(text, str):
             raise TypeError(f"a context is a Context, str or bytes, not {type(text).__name__}")
         try:
-            return cls(urlsafe.decode(text))
+            return cls(_not_empty(urlsafe.decode(text)))
+        except InvalidContext:
+            raise
         except ValueError:
             raise InvalidContext("the context is no url-safe base64, or was altered on its way; pass it exactly as it was given") from None
 
@@ -80,8 +82,15 @@ class Context:
 def token_bytes(context: Context | str | bytes | None) -> bytes | None:
     """What `context=` of a verb stands for on the wire. Raises InvalidContext or TypeError."""
     if context is None or isinstance(context, Context):
-        return None if context is None else context.token
+        return None if context is None else _not_empty(context.token)
     return Context.parse(context).token
+
+
+def _not_empty(token: bytes) -> bytes:
+    """The token. An empty one is a variable that nobody set: to take it for None would add a sibling where one was to be replaced."""
+    if not token:
+        raise InvalidContext("the context is empty; pass the one that a read of this key returned, or leave it out to add a sibling")
+    return token
 
 
 def _restore(token: bytes, dot: Dot | None, unseen_siblings: int) -> Context:

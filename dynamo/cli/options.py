@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -10,12 +11,13 @@ from typing import Any, TypeVar
 import click
 
 from dynamo.api.context import Context
-from dynamo.client.addresses import parse_addresses
+from dynamo.client.addresses import parse_addresses, seconds
 from dynamo.client.blocking import Client
 from dynamo.config import DEFAULT_PORT
 from dynamo.errors import ConfigError, InvalidContext
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+_TOKEN = re.compile("[A-Za-z0-9_-]+")
 
 
 def as_bytes(ctx: click.Context, param: click.Parameter, value: str) -> bytes:
@@ -29,10 +31,15 @@ def _bytes_or_stdin(ctx: click.Context, param: click.Parameter, value: str) -> b
 
 
 def _token(ctx: click.Context, param: click.Parameter, value: str | None) -> Context | None:
-    """A context token, as `put` and `get -o json` print it."""
+    """A context token, as `put` and `get -o json` print it.
+
+    What is not even written like one is bad usage. One that was cut on its way is InvalidContext, whether that shows here or at the node.
+    """
     try:
         return None if value is None else Context.parse(value)
     except InvalidContext as error:
+        if _TOKEN.fullmatch(value or ""):
+            raise
         raise click.BadParameter(str(error)) from None
 
 
@@ -41,6 +48,14 @@ def _addresses(ctx: click.Context, param: click.Parameter, value: str) -> tuple[
     try:
         return parse_addresses(value)
     except ConfigError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def _timeout(ctx: click.Context, param: click.Parameter, value: float) -> float:
+    """A number of seconds above 0."""
+    try:
+        return seconds(value)
+    except ValueError as error:
         raise click.BadParameter(str(error)) from None
 
 
@@ -55,9 +70,7 @@ def at(command: Command) -> Command:
         show_default=True,
         help="Nodes to ask; any one is enough.  [env: DYNAMO_AT]",
     )(command)
-    return click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=5.0, show_default=True, help="Seconds for all attempts together.")(
-        command
-    )
+    return click.option("--timeout", type=float, callback=_timeout, default=5.0, show_default=True, help="Seconds for all attempts together.")(command)
 
 
 def output(*formats: str) -> Callable[[Command], Command]:

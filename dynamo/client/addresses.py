@@ -8,6 +8,8 @@ from dynamo.config import join_address, split_address
 from dynamo.errors import ConfigError
 
 SCHEME = "dynamo://"
+TIMEOUT_S_MAX = 86_400.0
+"""The longest time that is waited for anything; clocks, locks and sockets take no number of seconds without end."""
 
 
 def parse_addresses(addresses: str | Iterable[str]) -> tuple[str, ...]:
@@ -20,7 +22,7 @@ def parse_addresses(addresses: str | Iterable[str]) -> tuple[str, ...]:
 
 
 def seconds(timeout: float) -> float:
-    """The time-out itself. Raises ValueError for what is no number of seconds above 0."""
+    """The time to wait. A longer one than a day, `math.inf` included, counts as a day. Raises ValueError for what is no number of seconds above 0."""
     if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
         raise ValueError(f"timeout is a number of seconds above 0, not {timeout!r}")
-    return timeout
+    return TIMEOUT_S_MAX if timeout > TIMEOUT_S_MAX else float(timeout)

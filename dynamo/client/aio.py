@@ -32,7 +32,7 @@ class AsyncClient(AsyncVerbsOfDefault):
         async with dynamo.AsyncClient("127.0.0.1:7379") as client:
             await client.set("alice", b"1 book")
 
-    `timeout` in seconds bounds each call as a whole. Nothing is sent before the first verb. Tasks may share it, threads may not.
+    `timeout` in seconds bounds each call as a whole, as in `Client`. Nothing is sent before the first verb. Tasks may share it, threads may not.
     """
 
     def __init__(self, addresses: str | Iterable[str], *, timeout: float = 5.0, retry: RetryPolicy | None = None) -> None:

@@ -32,7 +32,8 @@ class Client(Verbs):
     """A cluster reached over the network: `Client("host:port,host:port")` or `Client("dynamo://host:port")`.
 
     Any of the addresses is enough; more keep the client working when a node is down. `timeout` in seconds bounds each call as a whole,
-    all its attempts on all nodes included. Nothing is sent before the first verb.
+    all its attempts on all nodes included; `math.inf` stands for as long as it may take, which is a minute for each node that works on it and a day
+    for one that is silent. Nothing is sent before the first verb.
     """
 
     def __init__(self, addresses: str | Iterable[str], *, timeout: float = 5.0, retry: RetryPolicy | None = None) -> None:

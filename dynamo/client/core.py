@@ -25,6 +25,7 @@ from dynamo.errors import (
     ConnectionFailed,
     CorruptRecord,
     DynamoError,
+    InvalidRequest,
     ProtocolError,
     StorageFailed,
     StorageFull,
@@ -34,6 +35,7 @@ from dynamo.errors import (
 )
 from dynamo.model import messages as m
 from dynamo.model.messages import Message
+from dynamo.wire.messages import check
 
 if TYPE_CHECKING:
     from random import Random
@@ -71,9 +73,22 @@ class Request:
     elsewhere: bool = False
     """Not to be asked of the nodes that answered the verb's requests since the last one without this mark."""
 
+    def __post_init__(self) -> None:
+        """Raises InvalidRequest for what no node takes: it would end the connection, and with it the requests of all who share it."""
+        try:
+            check(self.message(0, 1), m.ROLE_CLIENT)
+        except ProtocolError as error:
+            raise InvalidRequest(str(error)) from None
+
     def message(self, request_id: int, time_ms: int) -> Message:
         """The message of one attempt; `time_ms` is the time the node may take, in milliseconds."""
         return (self.kind, request_id, *self.fields, *((time_ms,) if self.timed else ()), *self.after)
+
+
+def node_ms(wait_s: float) -> int:
+    """What a node is told when we wait for it so long: a little less, so that its own error, which knows what was missing, arrives before ours; and
+    never more than it takes."""
+    return max(1, min(m.TIME_MS_MAX, int(1000 * (wait_s - min(0.1, wait_s / 10)))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +169,7 @@ class Attempts:
         address = self._queue.popleft()
         last = not self._queue or not self._left
         wait = remaining if last else min(remaining / 2, self._policy.attempt_timeout_s)
-        # The node is told a little less than we wait, so that its own error, which knows what was missing, arrives before ours.
-        return Attempt(address, wait, max(1, int(1000 * (wait - min(0.1, wait / 10)))))
+        return Attempt(address, wait, node_ms(wait))
 
     def answered(self, address: str, reply: Message) -> Message | None:
         """The reply, if it is the request's answer; None if another node should be asked. Raises the error that no node would spare us."""

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import trio
 
-from dynamo.client.core import Request
+from dynamo.client.core import Request, node_ms
 from dynamo.errors import Timeout, Unavailable, from_wire
 from dynamo.model import messages as m
 from dynamo.model.messages import Message
@@ -43,8 +43,7 @@ class LocalCalls:
         if remaining_s <= 0:
             raise Timeout("no time was left to try")
         request_id, done, replies = next(self._ids), trio.Event(), list[Message]()
-        # The node is told a little less, so that its own error, which knows what was missing, comes before ours.
-        message = request.message(request_id, max(1, int(1000 * (remaining_s - min(0.1, remaining_s / 10)))))
+        message = request.message(request_id, node_ms(remaining_s))
         if request.writes:
             encode(message)  # what fits into no frame could not be passed on to another node: ValueTooLarge, as over a socket
         self._waiting[request_id] = done, replies

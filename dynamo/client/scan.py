@@ -31,7 +31,7 @@ class Scan:
         self._prefix = prefix.encode("utf-8") if isinstance(prefix, str) else bytes(prefix)
         if self._prefix:
             check_key(self._prefix)
-        self._left = limit
+        self._left = None if limit is None else int(limit)
         self._cursor = _parse(cursor)
         self.done = limit == 0
 

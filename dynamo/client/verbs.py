@@ -170,4 +170,4 @@ def _count(name: str, value: int | None) -> int:
         return 0
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 255:
         raise ValueError(f"{name} is a number of nodes, not {value!r}; leave it out for the bucket's own setting")
-    return value
+    return int(value)

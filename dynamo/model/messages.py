@@ -16,6 +16,7 @@ Message = tuple[Any, ...]
 NodeId = bytes
 Source = int | NodeId  # a client's connection number, or the id of a peer
 ERROR_TEXT_MAX = 1000  # characters
+TIME_MS_MAX = 60_000  # the longest a node works on a request, whatever its client asked
 
 # --- the first exchange -------------------------------------------------------------------------------------------------------------
 HELLO = 1  # magic, protocol_min, protocol_max, format_min, format_max, cluster_id, partitions, tree_shape, role, node_id, incarnation,

@@ -231,7 +231,7 @@ def coordinate_put(core: Core, reply_to: ReplyTo, message: Message) -> None:
         definition, row_key, route = core.place(bucket, key)
         if value is not None and len(value) > definition.value_bytes_max:
             raise ValueTooLarge(f"the value has {len(value)} bytes; the bucket allows {definition.value_bytes_max}")
-        time, context = tokens.unseal(core.cluster.secret, full_key(bucket, key), definition.record_kind, token or b"")
+        time, context = tokens.unseal(core.cluster.secret, full_key(bucket, key), definition.record_kind, token)
         if core.stalls.may_have_expired(core, time_ms):
             raise Unavailable("this node was stopped for a while, and the request may be older than its client's patience; try another node")
         if operation == _NO_OPERATION:

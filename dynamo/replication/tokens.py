@@ -28,9 +28,13 @@ def seal(secret: bytes, full_key: bytes, kind: int, time: int, context: bytes) -
     return body + _mac(secret, full_key, body)
 
 
-def unseal(secret: bytes, full_key: bytes, kind: int, token: bytes) -> tuple[int, bytes]:
-    """(HLC time, context) of a token. Raises InvalidContext unless this cluster sealed it for this very key."""
-    if not token:
+def unseal(secret: bytes, full_key: bytes, kind: int, token: bytes | None) -> tuple[int, bytes]:
+    """(HLC time, context) of a token; None is the context of a client that has been shown nothing.
+
+    Raises InvalidContext unless this cluster sealed it for this very key. Empty bytes are no token: whoever sends them has lost one, and means
+    to replace what it was shown, not to add a sibling.
+    """
+    if token is None:
         return 0, b""
     body, mac = token[:-MAC_BYTES], token[-MAC_BYTES:]
     if len(body) < _HEAD.size or len(body) > _HEAD.size + RANGES_MAX * RANGE_BYTES:

@@ -14,7 +14,7 @@ from dynamo.api.context import token_bytes
 from dynamo.errors import InvalidContext
 
 
-@given(st.binary(max_size=80))
+@given(st.binary(min_size=1, max_size=80))
 def test_both_encodings_come_back(token: bytes) -> None:
     context = Context(token)
     assert Context.parse(str(context)) == Context.parse(bytes(context)) == context
@@ -36,6 +36,16 @@ def test_text_that_is_no_canonical_base64_is_refused(text: str) -> None:
     # "AB" decodes to one byte with stray bits set: only "AA" stands for that byte.
     with pytest.raises(InvalidContext):
         Context.parse(text)
+
+
+@pytest.mark.parametrize("nothing", ["", b"", bytearray(), Context(b"")])
+def test_an_empty_context_is_none(nothing: Context | str | bytes) -> None:
+    # A shell variable that was never set must not turn "replace what I read" into "add a sibling".
+    with pytest.raises(InvalidContext, match="empty"):
+        token_bytes(nothing)
+    if not isinstance(nothing, Context):
+        with pytest.raises(InvalidContext, match="empty"):
+            Context.parse(nothing)
 
 
 def test_equality_and_hash_are_those_of_the_token_alone() -> None:

@@ -113,6 +113,12 @@ def test_options_reach_the_node(run: Run, node: FakeNode) -> None:
     assert node.requests[1][4:6] == (None, b"token")
 
 
+@pytest.mark.parametrize("timeout", ["inf", "1e12", "5000000"])
+def test_a_time_without_end_is_one(run: Run, timeout: str) -> None:
+    assert run("set", "k", "v", "--timeout", timeout)[0] == 0
+    assert run("get", "k", "--timeout", timeout) == (0, b"v\n", b"")
+
+
 def test_unseen_siblings_are_talk(run: Run, monkeypatch: pytest.MonkeyPatch, node: FakeNode) -> None:
     monkeypatch.setattr(node, "script", answering(put_reply(unseen=2)))
     code, out, err = run("put", "k", "v")
@@ -181,6 +187,13 @@ def test_errors_have_their_exit_code_and_are_talk(code: int, run: Run) -> None:
     assert (got, out) == (code, b"") and err.startswith(b"dynamo: ") and b"Traceback" not in err
 
 
+def test_a_token_that_was_cut_is_refused_as_one_of_another_key_is(run: Run, monkeypatch: pytest.MonkeyPatch, node: FakeNode) -> None:
+    monkeypatch.setattr(node, "script", lambda message: error(3))
+    for token in ("dG9rZW4", "dG9rZW", "dG9rZ", "dG9r"):  # some of them are no base64 any more, others reach the node
+        code, out, err = run("put", "k", "v", "--context", token)
+        assert (code, out) == (1, b"") and err.startswith(b"dynamo: ")
+
+
 def test_an_error_of_a_write_tells_if_it_may_have_been_applied(run: Run, monkeypatch: pytest.MonkeyPatch, node: FakeNode) -> None:
     monkeypatch.setattr(node, "script", answering(error(1, maybe_applied=True, required=2, received=1), error(1, required=2, received=1)))
     assert b"may have been applied" in run("put", "k", "v")[2]
@@ -200,9 +213,14 @@ def test_nobody_there_is_unavailable(run: Run) -> None:
         ("delete", "k"),
         ("delete", "k", "--blind", "--context", "dG9rZW4"),
         ("put", "k", "v", "--context", "!"),
+        ("put", "k", "v", "--context", ""),
+        ("delete", "k", "--context", ""),
         ("get", "k", "-o", "xml"),
         ("get", "k", "--at", "h:port"),
         ("get", "k", "--timeout", "0"),
+        ("get", "k", "--timeout", "nan"),
+        ("get", "k", "--timeout", "-1"),
+        ("get", "k", "--timeout", "-inf"),
         ("scan", "--limit", "0"),
         ("scan", "--cursor", "!"),
         ("scan", "one", "two"),

@@ -64,7 +64,7 @@ def address() -> Iterator[str]:
 
 
 def test_importing_dynamo_imports_itself_alone() -> None:
-    assert modules("import dynamo") == {"dynamo", "__future__"}
+    assert modules("import dynamo") - {"__future__"} == {"dynamo"}  # an editable installation has imported the other before
 
 
 def test_the_client_imports_nothing_heavy() -> None:

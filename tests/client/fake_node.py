@@ -10,10 +10,12 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from dynamo.errors import ProtocolError
 from dynamo.model import messages as m
 from dynamo.model.messages import Message
 from dynamo.wire import hello
 from dynamo.wire.frames import FrameDecoder, encode
+from dynamo.wire.messages import check
 
 Script = Callable[[Message], Message | list[Message] | None]
 SILENT = None  # what a script returns to leave a request unanswered
@@ -79,7 +81,7 @@ class FakeNode:
                 reply = self._greeting(message) if message[0] == m.HELLO else self._answer(message)
                 for each in reply if isinstance(reply, list) else [reply] if reply is not None else []:
                     connection.sendall(encode(each))
-        except (HangUp, ConnectionError):
+        except (HangUp, ConnectionError, ProtocolError):  # as a node does with a client that breaks the protocol
             del self._open[connection]
             connection.close()
 
@@ -91,6 +93,7 @@ class FakeNode:
         return hello.message_of(mine, (0, 0))
 
     def _answer(self, message: Message) -> Message | list[Message] | None:
+        check(message, m.ROLE_CLIENT)
         self.requests.append(message)
         reply = self.script(message)
         return reply if reply is None or isinstance(reply, list) else (reply[0], reply[1] or message[1], *reply[2:])

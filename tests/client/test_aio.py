@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterator
@@ -229,6 +230,20 @@ def test_answers_make_room_for_the_requests_that_wait(start: Start, loop: Any, m
             return await loop.together(*[lambda i=i: c.get(f"k{i}") for i in range(10)])
 
     assert [result.value for result in loop.run(main)] == [b"k%d" % i for i in range(10)] and node.connections == 1
+
+
+def test_what_one_asks_for_never_ends_the_connection_of_the_others(start: Start, loop: Any) -> None:
+    node = start(store())
+
+    async def main() -> None:
+        async with client(node) as c:
+            await c.set("k", b"v")
+            for timeout in (math.inf, 1e12, 5_000_000):
+                results = await loop.together(*[lambda t=t: c.get("k", timeout=t) for t in (timeout, 5)])
+                assert [result.value for result in results] == [b"v", b"v"]
+
+    loop.run(main)
+    assert node.connections == 1
 
 
 def test_a_request_cancelled_while_it_waits_for_room_is_not_sent(start: Start, loop: Any, monkeypatch: pytest.MonkeyPatch) -> None:

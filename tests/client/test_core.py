@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,6 +15,7 @@ from dynamo.errors import (
     CorruptRecord,
     DynamoError,
     InvalidContext,
+    InvalidRequest,
     ProtocolError,
     StorageFull,
     Timeout,
@@ -21,6 +23,7 @@ from dynamo.errors import (
     Unavailable,
 )
 from dynamo.model import messages as m
+from dynamo.replication import Settings
 
 POLICY = RetryPolicy(attempt_timeout_s=1.0)
 GET = Request(m.GET, (b"b", b"k", 0, 0), m.GET_REPLY)
@@ -39,6 +42,18 @@ def test_a_message_has_its_time_where_its_shape_wants_it() -> None:
     assert GET.message(9, 800) == (m.GET, 9, b"b", b"k", 0, 0, 800)
     assert PUT.message(9, 800)[-2:] == (800, b"o" * 16)
     assert Request(m.CLUSTER_STATUS, (), m.CLUSTER_STATUS_REPLY, timed=False).message(9, 800) == (m.CLUSTER_STATUS, 9)
+
+
+@pytest.mark.parametrize("fields", [(b"b", b"k", 256, 0), (b"b", b"k", -1, 0), ("b", b"k", 0, 0), (b"b", b"k", 0)])
+def test_what_no_node_takes_is_no_request(fields: tuple[Any, ...]) -> None:
+    # A node ends the connection it comes on, and with it the requests of everybody who shares it.
+    with pytest.raises(InvalidRequest):
+        Request(m.GET, fields, m.GET_REPLY)
+
+
+@pytest.mark.parametrize("remaining", [61.0, 5e6, 1e12])
+def test_a_node_is_never_told_more_time_than_it_takes(remaining: float) -> None:
+    assert attempts(addresses="a", deadline=remaining).next(0.0).time_ms == m.TIME_MS_MAX == int(Settings().request_time_s_max * 1000)
 
 
 def test_every_address_is_tried_and_then_the_error_tells_of_all() -> None:

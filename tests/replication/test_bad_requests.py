@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dynamo.errors import InvalidKey, KeyTooLong, Unavailable, ValueTooLarge
+from dynamo.errors import InvalidContext, InvalidKey, KeyTooLong, Unavailable, ValueTooLarge
 from dynamo.model import messages as m
 from dynamo.model.messages import ERROR_TEXT_MAX, Message
 from dynamo.replication.batch import ANSWER_BYTES_MAX, GETS_FIRST, Gets
@@ -40,6 +40,18 @@ def test_it_is_refused_at_once_and_costs_the_others_nothing(name: str) -> None:
             assert (each[0], each[2], each[4]) == (m.ERROR, error.code, False)  # type: ignore[attr-defined]
             assert len(each[3]) <= ERROR_TEXT_MAX
         assert rig.bytes_between == before
+    assert not any(node.objects for node in rig.nodes.values())
+
+
+@pytest.mark.parametrize("mode", [m.MODE_PUT, m.MODE_SET])
+@pytest.mark.parametrize("value", [b"v", None])
+def test_an_empty_context_is_no_token_whichever_node_sees_it(mode: int, value: bytes | None) -> None:
+    rig = Rig(5)
+    for node_id in rig.ids:
+        one = rig.ask(node_id, (m.PUT, 0, b"default", b"k", value, b"", mode, 0, 0, 5000, bytes(16)))
+        many: Any = rig.ask(node_id, (m.PUT_MANY, 0, b"default", ((b"k", value, b"", bytes(16)),) * 2, mode, 0, 0, 5000))
+        for reply in (one, *many[2]):
+            assert (reply[0], reply[2], reply[4]) == (m.ERROR, InvalidContext.code, False)
     assert not any(node.objects for node in rig.nodes.values())
 
 

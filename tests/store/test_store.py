@@ -8,6 +8,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -101,6 +102,13 @@ def test_a_copied_directory_starts_a_new_actor(tmp_path: Path) -> None:
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     with dynamo.open(tmp_path), pytest.raises(dynamo.ConfigError, match="in use"):
         dynamo.open(tmp_path)
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), "5"])
+def test_what_is_no_time_is_refused_before_anything_is_made(tmp_path: Path, timeout: Any) -> None:
+    with pytest.raises(ValueError, match="timeout is a number of seconds above 0"):
+        dynamo.open(tmp_path / "data", timeout=timeout)
+    assert not (tmp_path / "data").exists()
 
 
 def test_a_closed_store_says_so(tmp_path: Path) -> None:

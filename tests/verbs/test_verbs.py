@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from enum import IntEnum
 from typing import Any
 
 import pytest
@@ -46,6 +48,20 @@ def test_a_context_of_another_key_is_refused(kv: Any) -> None:
     assert raised.value.maybe_applied is False and not kv.get("b").found
 
 
+def test_an_empty_context_is_refused_and_nothing_is_written(kv: Any) -> None:
+    context = kv.set("a", b"1")
+    for empty in ("", b""):
+        for wrong in (
+            lambda empty=empty: kv.put("a", b"2", context=empty),
+            lambda empty=empty: kv.delete("a", context=empty),
+            lambda empty=empty: kv.put_many({"a": b"2"}, contexts={"a": empty}),
+        ):
+            with pytest.raises(dynamo.InvalidContext) as raised:
+                wrong()
+            assert raised.value.maybe_applied is False
+    assert (kv.get("a").values, kv.get("a").context) == ((b"1",), context)
+
+
 def test_a_blind_delete_of_what_was_never_there_writes_nothing(kv: Any) -> None:
     before = kv.get("a")
     context = kv.delete("a", blind=True)
@@ -84,6 +100,45 @@ def test_a_wrong_call_raises_before_anything_is_sent(kv: Any) -> None:
         with pytest.raises(kind):
             wrong()
     assert not kv.get("a").found
+
+
+@pytest.mark.parametrize("timeout", [5_000_000, 1e12, 10**400, math.inf], ids=["months", "ages", "10**400", "inf"])
+def test_a_time_without_end_is_taken_and_harms_nobody(kv: Any, timeout: float) -> None:
+    kv.set("a", b"1", timeout=timeout)
+    kv.update("a", lambda values: values[0] + b"2", timeout=timeout)
+    assert kv.get("a", timeout=timeout).value == b"12"
+    assert kv.get_many(["a"], timeout=timeout)[b"a"].value == b"12" == next(iter(kv.scan(timeout=timeout))).value
+    assert isinstance(kv.put_many({"b": b"1"}, timeout=timeout)[b"b"], dynamo.Context)
+
+
+@pytest.mark.parametrize("timeout", [0, -1, -math.inf, math.nan, True, "5", 1j])
+def test_what_is_no_time_is_refused(kv: Any, timeout: Any) -> None:
+    for wrong in (
+        lambda: kv.set("a", b"1", timeout=timeout),
+        lambda: kv.update("a", lambda values: b"1", timeout=timeout),
+        lambda: kv.get("a", timeout=timeout),
+        lambda: kv.get_many(["a"], timeout=timeout),
+        lambda: next(iter(kv.scan(timeout=timeout))),
+    ):
+        with pytest.raises(ValueError, match="timeout is a number of seconds above 0"):
+            wrong()
+    assert not kv.get("a").found
+
+
+class Name(bytes):
+    pass
+
+
+class Number(IntEnum):
+    ONE = 1
+
+
+def test_bytes_and_numbers_of_a_more_special_type_are_sent_as_what_they_are(kv: Any) -> None:
+    kv.set(Name(b"a"), Name(b"1"), w=Number.ONE)
+    kv.put_many({Name(b"b"): Name(b"2")})
+    assert kv.get(Name(b"a"), r=Number.ONE).value == b"1" and len(list(kv.scan(Name(b""), limit=Number.ONE))) == 1
+    kv.put("a", b"3", context=Name(bytes(kv.get("a").context)))
+    assert kv.get("a").value == b"3"
 
 
 @pytest.mark.parametrize("owner", ["client", "store"], indirect=True)
