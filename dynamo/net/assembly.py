@@ -4,6 +4,7 @@ whether an old copy of the data directory was started, whether all is answered. 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 import time
@@ -25,6 +26,8 @@ from dynamo.replication import ActorLease, Replica, Settings
 from dynamo.replication.handoff import PendingHandoff
 from dynamo.replication.rows import Read
 from dynamo.wire.hello import TREE_SHAPE, Hello
+
+CONFIRM_TIMEOUT_S = 1.0  # for which a kept actor waits for a peer's word
 
 _log = logging.getLogger("dynamo.node")
 
@@ -74,6 +77,9 @@ class Assembly:
             identity.stored_operations(engine),
         )
         core = self.replica.core
+        others = [member for member in membership.members.values() if member.node_id != membership.node_id and member.status != LEFT]
+        actor.unconfirmed = actor.kept and bool(others)
+        self._confirm_by: float | None = None  # in the reactor's time, from its first step on
         desk = Desk(cluster, membership, lambda: core.ring, self._reachable, self._connected, self.metrics)
         self.reactor = Reactor(
             self.replica,
@@ -120,6 +126,11 @@ class Assembly:
 
     def _follow(self, now: float) -> None:
         """In every step: if the membership changed, connect to whoever is new and pass the news on."""
+        if self.replica.core.actor.unconfirmed:
+            self._confirm_by = self._confirm_by or now + CONFIRM_TIMEOUT_S
+            if now > self._confirm_by:
+                self._confirm_by = math.inf
+                self._begin_new_actor("no peer has answered yet, so nobody can tell whether the data directory is an old copy; starting a new actor")
         if self._spread.stale:
             others, messages = self._spread.look()
             for node in others:
@@ -147,9 +158,13 @@ class Assembly:
         return (member.actor, member.lease_end) if member is not None else (0, 0)
 
     def _lease_heard(self, actor: int, lease_end: int) -> None:
-        """A peer knows a longer lease of our actor than we do: the directory is an old copy, and the actor must not be used again."""
+        """A peer says which lease of ours it knows."""
         core = self.replica.core
-        if actor == core.actor.actor and lease_end > core.actor.lease_end and core.actor.staged is None:
-            _log.warning("peers know more of this node than its data directory, which must be an old copy; starting a new actor")
-            core.actor.renew(self._random)
-            core.stage_actor()
+        if core.actor.contradicted_by(actor, lease_end):
+            self._begin_new_actor("peers know more of this node than its data directory, which must be an old copy; starting a new actor")
+        else:
+            self.replica.actor_confirmed(core.now)
+
+    def _begin_new_actor(self, why: str) -> None:
+        _log.warning(why)
+        self.replica.core.renew_actor()

@@ -24,17 +24,22 @@ _FORMAT = 1
 class ActorLease:
     """The current actor, the last counter it issued, and the end of its durable lease.
 
-    `usable` is False while a new actor or lease waits for the commit that makes it durable; nothing can be minted then.
+    `usable` is False while a new actor or lease waits for the commit that makes it durable; nothing can be minted then. Nor while `unconfirmed`: an
+    actor that goes on after a clean stop of a cluster's node waits for a peer's word that the life it knows of is the one on this disk, for a whole
+    machine set back to an old state cannot tell by itself.
     """
 
-    __slots__ = ("actor", "issued", "lease_end", "staged")
+    __slots__ = ("_announced", "_kept_from", "actor", "issued", "lease_end", "staged", "unconfirmed")
 
-    def __init__(self, actor: int, issued: int, lease_end: int) -> None:
+    def __init__(self, actor: int, issued: int, lease_end: int, kept_from: int = 0) -> None:
         assert actor != 0 and 0 <= issued <= lease_end
         self.actor = actor
         self.issued = issued
         self.lease_end = lease_end
         self.staged: tuple[int, int] | None = None  # (actor, lease end) on its way to the disk
+        self.unconfirmed = False
+        self._kept_from = kept_from  # the lease end that the last life left; 0 for an actor of this life
+        self._announced = {lease_end}  # those of this life
 
     @classmethod
     def load(cls, meta: bytes | None, clean: bool, random: Random) -> ActorLease:
@@ -45,7 +50,8 @@ class ActorLease:
         if meta is not None and clean and len(meta) == _FORM.size:
             form, actor, end = _FORM.unpack(meta)
             if form == _FORMAT and actor != 0 and end < (1 << 63):
-                return cls(actor, end, end + LEASE_BLOCK)
+                # The length is random, so that two lives that went on from the same stop are told apart (`contradicted_by`).
+                return cls(actor, end, end + LEASE_BLOCK + random.randrange(LEASE_BLOCK), kept_from=end)
         return cls(_fresh(random), 0, LEASE_BLOCK)
 
     def encode(self) -> bytes:
@@ -54,9 +60,18 @@ class ActorLease:
         return _FORM.pack(_FORMAT, actor, end)
 
     @property
+    def kept(self) -> bool:
+        """Whether the actor was minting in an earlier life."""
+        return self._kept_from > 0
+
+    def contradicted_by(self, actor: int, lease_end: int) -> bool:
+        """Whether a peer's knowledge of this node's lease comes from a life that this disk does not know: it is an old copy, and the actor must go."""
+        return actor == self.actor and lease_end > self._kept_from and lease_end not in self._announced
+
+    @property
     def usable(self) -> bool:
         """Whether a counter may be minted now."""
-        return self.issued < self.lease_end and (self.staged is None or self.staged[0] == self.actor)
+        return self.issued < self.lease_end and not self.unconfirmed and (self.staged is None or self.staged[0] == self.actor)
 
     def next_counter(self) -> int:
         """The counter the next dot will have. It counts as issued only with `issue`."""
@@ -90,8 +105,9 @@ class ActorLease:
             return  # a newer one was staged meanwhile and will follow
         self.staged = None
         if actor != self.actor:
-            self.actor, self.issued = actor, 0
+            self.actor, self.issued, self._kept_from, self.unconfirmed = actor, 0, 0, False
         self.lease_end = end
+        self._announced.add(end)
 
 
 def _fresh(random: Random) -> int:

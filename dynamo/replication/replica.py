@@ -204,6 +204,14 @@ class Replica:
                 core.pending.pop(request_id, None)
         self._after_step()
 
+    def actor_confirmed(self, now: float) -> None:
+        """A peer knows of no other life of this node: a kept actor may go on."""
+        self.core.now = now
+        if self.core.actor.unconfirmed:
+            self.core.actor.unconfirmed = False
+            self._let_puts_in()
+            self._after_step()
+
     def stage_meta(self, name: bytes, value: bytes) -> None:
         """Put a row of the meta table into the next group."""
         self.core.rows.stage_meta(name, value)

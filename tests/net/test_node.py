@@ -327,6 +327,24 @@ def test_a_node_whose_peers_know_a_longer_lease_starts_a_new_actor(tmp_path):
     run(test)
 
 
+def test_a_returning_node_mints_under_its_actor_once_a_peer_has_answered_and_under_a_new_one_if_none_does(tmp_path):
+    async def test():
+        async with node(tmp_path / "1") as one:
+            async with node(tmp_path / "2", join=(one.address,)) as two:
+                await two.ready()
+                actor = two._parts.replica.core.actor.actor
+            async with node(tmp_path / "2") as two:
+                await two.ready()
+                await two.set("k", b"v")
+                assert two._parts.replica.core.actor.actor == actor
+        async with node(tmp_path / "2") as two:
+            await two.ready()
+            await two.put("k", b"v", w=1)
+            assert two._parts.replica.core.actor.actor != actor
+
+    run(test)
+
+
 def test_a_failed_commit_is_an_error_to_its_clients_and_a_new_actor(tmp_path):
     async def test():
         async with node(tmp_path / "1", durability="synced") as one:

@@ -66,6 +66,27 @@ class TestActor:
         lease.durable(older)
         assert not lease.usable
 
+    def test_two_lives_that_went_on_from_one_stop_are_told_apart(self) -> None:
+        stopped = ActorLease.load(None, False, random.Random(1)).encode()
+        lost, restored = (ActorLease.load(stopped, True, random.Random(seed)) for seed in (2, 3))
+        assert restored.kept and restored.actor == lost.actor
+        assert restored.contradicted_by(lost.actor, lost.lease_end) and lost.contradicted_by(restored.actor, restored.lease_end)
+        restored.extend()
+        restored.durable(restored.encode())
+        for known in (0, LEASE_BLOCK, restored.lease_end):
+            assert not restored.contradicted_by(restored.actor, known)
+        restored.renew(random.Random(4))
+        restored.durable(restored.encode())
+        assert not restored.kept and not restored.contradicted_by(restored.actor, LEASE_BLOCK)
+
+    def test_an_unconfirmed_actor_mints_nothing(self) -> None:
+        lease = ActorLease(7, 0, LEASE_BLOCK)
+        lease.unconfirmed = True
+        assert not lease.usable
+        lease.renew(random.Random(1))
+        lease.durable(lease.encode())
+        assert lease.usable
+
 
 class TestTokens:
     CONTEXT = records.context_add(b"", 5, 1, 9)
