@@ -38,7 +38,7 @@ def rows(cluster: Cluster, count: int) -> dict[bytes, bytes]:
         key = b"key-%09d" % number
         record = records.put(b"", b"", 1, number + 1, number + 1, 1 << 40, number.to_bytes(16, "big"), b"v" * 100, False)
         partition = ring_kernel.partition_of(ring_kernel.position(BUCKET, key, cluster.seed), cluster.partitions)
-        at = row_key(partition, BUCKET, key)
+        at = row_key(partition, BUCKET, key, cluster.secret)
         found[at] = encode_row(at, Row(OWNED, 0, 0, records.digest(full_key(BUCKET, key), record, seed), b"", record))
     return found
 

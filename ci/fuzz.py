@@ -223,7 +223,7 @@ def row(twins: Twins, data: bytes) -> None:
     from dynamo.model.row import decode_row, encode_row
 
     end = 36 + int.from_bytes(data[34:36], "big")  # of the header
-    for key in (row_key(3, b"default", b"alice"), row_key(0xFFFF, b"default", b"k" * 600)):
+    for key in (row_key(3, b"default", b"alice", bytes(32)), row_key(0xFFFF, b"default", b"k" * 600, bytes(32))):
         resealed = data[:end] + xxhash.xxh3_64_digest(key + data[:end]) + _resealed(data[end + 8 :])
         for each in (data, resealed):
             for verify in (True, False):
@@ -266,7 +266,7 @@ def corpus(target: str) -> Iterator[bytes]:
         records = [*_golden("record_v1.hex"), *_records(), b""]
         yield from (len(one).to_bytes(2, "big") + one + other for one in records for other in records)
     else:
-        yield from _golden("row_v1.hex")
+        yield from _golden("row_v2.hex")
 
 
 def _golden(name: str) -> list[bytes]:

@@ -3,14 +3,14 @@
     row key = u16 partition | bucket | 0x00 | key                                  (at most 494 bytes: the key is in it)
             | u16 partition | first 493 bytes of bucket | 0x00 | key, 128-bit hash  (always 511 bytes: the full key is in the row)
 
-511 bytes is LMDB's limit. The lengths tell the two apart. Bucket names hold no zero byte, so the first one ends the bucket.
+511 bytes is LMDB's limit. The lengths tell the two apart. Bucket names hold no zero byte, so the first one ends the bucket. The hash is BLAKE2b under
+the cluster's secret: two keys of one row key would share a row, and whoever chooses keys could make such for any hash that is not cryptographic.
 """
 
 from __future__ import annotations
 
 import re
-
-import xxhash
+from hashlib import blake2b
 
 from dynamo.errors import InvalidKey, KeyTooLong
 
@@ -42,12 +42,12 @@ def full_key(bucket: bytes, key: bytes) -> bytes:
     return bucket + b"\0" + key
 
 
-def row_key(partition: int, bucket: bytes, key: bytes) -> bytes:
-    """The key of the row in storage; at most 511 bytes."""
+def row_key(partition: int, bucket: bytes, key: bytes, secret: bytes) -> bytes:
+    """The key of the row in storage; at most 511 bytes. `secret`: the cluster's, up to 64 bytes."""
     full = bucket + b"\0" + key
     if len(full) + 2 <= _INLINE_BYTES_MAX:
         return partition.to_bytes(2, "big") + full
-    return partition.to_bytes(2, "big") + full[: HEAD_BYTES - 2] + xxhash.xxh3_128_digest(full)
+    return partition.to_bytes(2, "big") + full[: HEAD_BYTES - 2] + blake2b(full, digest_size=_HASH_BYTES, key=secret, person=b"dynamo row key").digest()
 
 
 def is_hashed(row: bytes) -> bool:

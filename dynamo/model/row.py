@@ -1,6 +1,6 @@
 """The row: what a store keeps under one row key, a local header and the record. The header is never sent.
 
-    0   u8 format = 1 | u8 status | u64 since_actor | u64 since | 16 bytes digest | u16 length of the full key
+    0   u8 format = 2 | u8 status | u64 since_actor | u64 since | 16 bytes digest | u16 length of the full key
     36  full key (`bucket 0x00 key`) where the row key holds only its hash, else nothing
         u64 xxh3-64 of row key + everything above | record
 
@@ -20,7 +20,7 @@ from dynamo._core import record as records
 from dynamo.errors import CorruptRecord
 from dynamo.model.key import is_hashed
 
-FORMAT = 1
+FORMAT = 2  # 1 had row keys whose hash was not keyed
 OWNED, FALLBACK, QUARANTINE = 0, 1, 2  # held as an owner | as a hint to the owners | until peers have repaired it
 
 _HEAD = Struct(">BBQQ16sH")

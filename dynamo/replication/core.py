@@ -158,7 +158,7 @@ class Core:
         """(partition, row key) of a key."""
         position = ring_kernel.position(bucket, key, self.cluster.seed)
         partition = ring_kernel.partition_of(position, self.cluster.partitions)
-        return partition, row_key(partition, bucket, key)
+        return partition, row_key(partition, bucket, key, self.cluster.secret)
 
     def place(self, bucket: bytes, key: bytes) -> tuple[BucketDefinition, bytes, Route]:
         """(definition of the bucket, row key, route) of a key: what every request begins with, several times on its way. Kept for the keys of

@@ -2,7 +2,7 @@
 
     LOCK        held with flock while in use; says the pid of the holder, or how data.mdb looked after a clean stop
     data.mdb    the LMDB file (`lock.mdb` beside it is LMDB's own)
-    meta table  `format` = 1, and after a clean stop `clean_stop` = device and inode of data.mdb
+    meta table  `format` = 2, and after a clean stop `clean_stop` = device and inode of data.mdb
 
 `clean` decides whether the store may go on under its old actor (DESIGN section 2), so it errs on the safe side: the
 marker must name this very file, and is gone, synced, before anyone can act on it. A copied directory has another inode.
@@ -23,7 +23,7 @@ from dynamo.storage.lmdb import LmdbEngine
 from dynamo.storage.memory import MemoryEngine
 
 DURABILITIES = ("synced", "relaxed", "memory")
-FORMAT = 1
+FORMAT = 2  # 1 held rows of format 1
 META_FORMAT = b"format"
 META_CLEAN_STOP = b"clean_stop"
 

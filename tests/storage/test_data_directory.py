@@ -227,10 +227,10 @@ def test_the_lmdb_files_of_another_program_are_refused(tmp_path: Path) -> None:
 
 def test_another_format_is_refused_and_named(tmp_path: Path) -> None:
     directory = DataDirectory(tmp_path)
-    assert directory.engine.read_meta(META_FORMAT) == b"1"
-    directory.engine.commit(Group(1, meta={META_FORMAT: b"2"}))
+    assert directory.engine.read_meta(META_FORMAT) == b"2"
+    directory.engine.commit(Group(1, meta={META_FORMAT: b"3"}))
     directory.close(clean=True)
-    with pytest.raises(ConfigError, match=f"{tmp_path} has format 2, this dynamo reads format 1"):
+    with pytest.raises(ConfigError, match=f"{tmp_path} has format 3, this dynamo reads format 2"):
         DataDirectory(tmp_path)
 
 

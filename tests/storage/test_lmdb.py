@@ -182,7 +182,7 @@ def test_a_bad_page_fails_its_own_reads_only(tmp_path: Path) -> None:
 
 
 def test_a_flipped_bit_on_disk_never_reads_as_a_row(tmp_path: Path) -> None:
-    key = row_key(1, b"default", b"alice")
+    key = row_key(1, b"default", b"alice", bytes(32))
     record = records.put(b"", b"", 7, 1, 1, 1, bytes(16), b"a value that is easy to find", False)
     row = encode_row(key, Row(OWNED, 7, 1, records.digest(b"default\0alice", record, 1), b"", record))
     engine = LmdbEngine(str(tmp_path), synced=False)
