@@ -26,6 +26,7 @@ _ENTRY = Struct(">16sQQH")
 _CHECKSUM_BYTES = 8
 
 Minted = tuple[bytes, int, int]  # row key, actor, counter
+Entry = tuple[bytes, Minted]  # operation id, what it got
 
 
 class Operations:
@@ -38,14 +39,14 @@ class Operations:
         version of its own."""
         self._count_max = count_max
         self._recent: dict[bytes, Minted] = {}
-        self._staged: list[bytes] = []
-        self._flying: list[bytes] = []
+        self._staged: list[Entry] = []
+        self._flying: list[Entry] = []
         self._dropped: list[int] = []  # blocks that the next group deletes
-        self._blocks: deque[tuple[int, list[bytes]]] = deque()
+        self._blocks: deque[tuple[int, list[Entry]]] = deque()
         for key, block in sorted(stored):
             found = _decode(block)
             self._recent.update(found)
-            self._blocks.append((int.from_bytes(key[len(PREFIX) :], "big"), list(found)))
+            self._blocks.append((int.from_bytes(key[len(PREFIX) :], "big"), found))
         self._drop_oldest()
 
     def __len__(self) -> int:
@@ -57,8 +58,8 @@ class Operations:
 
     def stage(self, operation: bytes, row_key: bytes, dot: tuple[int, int]) -> None:
         """Remember an operation with the next group."""
-        self._recent[operation] = (row_key, *dot)
-        self._staged.append(operation)
+        self._recent[operation] = minted = (row_key, *dot)
+        self._staged.append((operation, minted))
 
     def take(self) -> dict[bytes, bytes | None]:
         """The changes of the meta table that belong into the group being made."""
@@ -72,7 +73,7 @@ class Operations:
         self._drop_oldest()
         changes: dict[bytes, bytes | None] = {_key(dropped): None for dropped in self._dropped}
         self._dropped = []
-        changes[_key(number)] = self._encode(block)
+        changes[_key(number)] = _encode(block)
         return changes
 
     def committed(self) -> None:
@@ -81,8 +82,8 @@ class Operations:
 
     def failed(self) -> None:
         """The group that was taken was not applied: forget what was in it and what was staged since."""
-        for operation in (*self._flying, *self._staged):
-            self._recent.pop(operation, None)
+        self._forget(self._flying)
+        self._forget(self._staged)
         if self._flying:
             del self._blocks[-1][1][-len(self._flying) :]
         self._flying, self._staged = [], []
@@ -91,26 +92,27 @@ class Operations:
         while len(self._blocks) > 1 and len(self._recent) - len(self._blocks[0][1]) >= self._count_max:
             number, block = self._blocks.popleft()
             self._dropped.append(number)
-            for operation in block:
-                self._recent.pop(operation, None)
+            self._forget(block)
 
-    def _encode(self, block: list[bytes]) -> bytes:
-        parts = [bytes([FORMAT])]
-        for operation in block:
-            row_key, actor, counter = self._recent[operation]
-            parts.append(_ENTRY.pack(operation, actor, counter, len(row_key)) + row_key)
-        body = b"".join(parts)
-        return body + xxh3_64_digest(body)
+    def _forget(self, entries: list[Entry]) -> None:
+        for operation, minted in entries:
+            if self._recent.get(operation) is minted:  # else it was written anew since
+                del self._recent[operation]
+
+
+def _encode(block: list[Entry]) -> bytes:
+    body = b"".join([bytes([FORMAT]), *(_ENTRY.pack(name, actor, counter, len(row_key)) + row_key for name, (row_key, actor, counter) in block)])
+    return body + xxh3_64_digest(body)
 
 
 def _key(number: int) -> bytes:
     return PREFIX + number.to_bytes(8, "big")
 
 
-def _decode(data: bytes) -> dict[bytes, Minted]:
+def _decode(data: bytes) -> list[Entry]:
     """The entries of a block; none of a damaged one, or of a later format."""
     body = data[:-_CHECKSUM_BYTES]
-    found: dict[bytes, Minted] = {}
+    found: list[Entry] = []
     if xxh3_64_digest(body) != data[-_CHECKSUM_BYTES:] or body[:1] != bytes([FORMAT]):
         return found
     at = 1
@@ -118,7 +120,7 @@ def _decode(data: bytes) -> dict[bytes, Minted]:
         while at < len(body):
             operation, actor, counter, length = _ENTRY.unpack_from(body, at)
             at += _ENTRY.size + length
-            found[operation] = body[at - length : at], actor, counter
+            found.append((operation, (body[at - length : at], actor, counter)))
     except error:
-        return {}  # sound by its checksum and yet none of ours
+        return []  # sound by its checksum and yet none of ours
     return found
