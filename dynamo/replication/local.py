@@ -42,8 +42,8 @@ def receive_replicate(core: Core, source: bytes, message: Message) -> None:
             core.unowned_rows_staged = core.unowned_rows_staged or not kept
             if owed and not kept:
                 raise Unavailable("this node keeps as many hints as it may")
-            if kept:  # what is promised is row and hint: whichever is committed later
-                held = core.hints.held(core, target, row_key) or held
+            if kept:  # what is promised is row and hint
+                held = core.rows.later(held, core.hints.held(core, target, row_key))
     except DynamoError as error:
         core.count("replicates_refused")
         core.send(source, _stored(core, request_id, error.code, role, b"\0" * 16))

@@ -115,6 +115,10 @@ class Rows:
             return self._held
         return self._held_flying if key in self._hints_flying else None
 
+    def later(self, one: Held | None, other: Held | None) -> Held | None:
+        """Of two commits to wait for the one that comes later; None = nothing to wait for."""
+        return self._held if one is self._held or other is self._held else one or other
+
     def hint(self, key: bytes) -> bytes | None:
         """A staged or in-flight hint; b"" where its removal is staged; None: ask the engine."""
         for hints in (self._staged_hints, self._hints_flying):

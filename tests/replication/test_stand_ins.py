@@ -96,6 +96,26 @@ def test_a_hint_is_promised_when_it_is_on_disk_and_a_failed_commit_leaves_the_ro
     assert rig.record(c, b"k") == record and rig.record(d, b"k") is None
 
 
+def test_a_newer_row_under_a_hint_in_flight_waits_for_its_own_commit() -> None:
+    rig = Rig(4, exchange_interval_s=1e9)
+    a, b, c = rig.owners(b"k")
+    (d,) = set(rig.ids) - {a, b, c}
+    rig.put(a, b"k", b"1")
+    first = rig.record(a, b"k")
+    rig.put(a, b"k", b"2")
+    second = rig.record(a, b"k")
+    replica = rig.nodes[d].replica
+    replica.receive([(a, replicate(rig, 1, first, c))], rig.now)
+    flying = replica.take_ready()
+    replica.receive([(a, replicate(rig, 2, second, c))], rig.now)
+    replica.committed(flying.group, rig.now)
+    ready = replica.take_ready()
+    assert ready.group is not None
+    assert [message[1] for _, message in flying.messages_after_commit] == [1]
+    assert [message[1] for _, message in ready.messages if message[0] == m.REPLICATE_REPLY] == []
+    assert [message[1] for _, message in ready.messages_after_commit] == [2]
+
+
 def test_a_read_error_does_not_end_the_handoff() -> None:
     rig = Rig(4, exchange_interval_s=1e9)
     a, b, c = rig.owners(b"k")
