@@ -26,12 +26,13 @@ _PREFIX = 8  # bytes of a digest that are compared; a difference they hide shows
 class AntiEntropy:
     """Begins exchanges, and answers those of others."""
 
-    __slots__ = ("_agreed", "_running", "_trees", "next_at")
+    __slots__ = ("_agreed", "_led", "_running", "_trees", "next_at")
 
     def __init__(self, trees: Trees) -> None:
         self._trees = trees
         self._running: set[bytes] = set()  # peers an exchange is under way with
-        self._agreed: dict[bytes, float] = {}  # peer -> when the last exchange that closed every difference began
+        self._led: dict[bytes, list[Place]] = {}  # peers this node compares itself with, and the trees both hold
+        self._agreed: dict[bytes, float] = {}  # peer -> when the last exchange that closed every difference began; until then, when we met
         self.next_at: float | None = 0.0
 
     def step(self, core: Core) -> None:
@@ -40,15 +41,17 @@ class AntiEntropy:
             return
         # Not all nodes of a cluster at the same moment, nor a pair of them in lockstep for ever.
         self.next_at = core.now + core.settings.exchange_interval_s * (0.75 + 0.5 * core.random.random())
+        peers = sorted(peer for peer in core.ring.preference(0) if peer > core.node_id)
+        self._led = {peer: shared for peer in peers if (shared := trees_shared_with(core, peer))}
+        for peer in self._led:
+            self._agreed.setdefault(peer, core.now)
         if not self._trees.built:
             self.next_at = core.now + min(1.0, core.settings.exchange_interval_s)
             return
-        for peer in sorted(core.ring.preference(0)):
-            if peer > core.node_id and peer not in self._running and core.liveness.up(peer):
-                shared = trees_shared_with(core, peer)
-                if shared:
-                    self._running.add(peer)
-                    PendingExchange(core, self, self._trees, peer, shared).begin(core)
+        for peer, shared in self._led.items():
+            if peer not in self._running and core.liveness.up(peer):
+                self._running.add(peer)
+                PendingExchange(core, self, self._trees, peer, shared).begin(core)
 
     def ended(self, peer: bytes, agreed_since: float | None) -> None:
         """An exchange is over; `agreed_since`: when it began, if it closed everything it found."""
@@ -56,9 +59,10 @@ class AntiEntropy:
         if agreed_since is not None:
             self._agreed[peer] = agreed_since
 
-    def agreement_ages(self, now: float) -> dict[bytes, float]:
-        """Seconds since the last agreement with each peer this node compares itself with."""
-        return {peer: now - at for peer, at in self._agreed.items()}
+    def agreement_age(self, now: float) -> float:
+        """Seconds since this node agreed with each of the peers it compares itself with: the longest such time, 0 where there is none. All nodes of a
+        cluster together say since when all owners hold the same."""
+        return max((now - self._agreed[peer] for peer in self._led), default=0.0)
 
     # --- answering ----------------------------------------------------------------------------------------------------------------
 

@@ -215,6 +215,22 @@ def test_comparing_equal_owners_costs_bytes_a_partition_and_one_difference_littl
     assert busy - quiet < 16_384
 
 
+def test_the_age_of_agreement_counts_from_the_last_exchange_that_left_no_difference() -> None:
+    rig = Rig(exchange_interval_s=2.0)
+
+    def age() -> float:
+        return max(node.replica.anti_entropy.agreement_age(rig.now) for node in rig.nodes.values() if node.up)
+
+    rig.pass_time(5)
+    assert age() <= 2.6  # the interval is jittered by a quarter
+    rig.down(max(rig.ids))
+    rig.pass_time(10)
+    assert age() >= 10, "nobody knows what the node that is away holds"
+    rig.back(max(rig.ids))
+    rig.pass_time(5)
+    assert age() <= 2.6
+
+
 def test_a_damaged_leaf_is_recomputed_from_its_rows() -> None:
     rig = Rig(exchange_interval_s=1.0)
     for number in range(50):
