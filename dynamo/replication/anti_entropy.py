@@ -16,9 +16,11 @@ from dynamo.model import messages as m
 from dynamo.model.messages import Message
 from dynamo.replication.core import Core
 from dynamo.replication.get import PendingGet, begin_repair
+from dynamo.replication.landing import begin_landing
 from dynamo.replication.trees import Place, Trees, trees_shared_with
 
-_LEAVES_PER_REQUEST = 64
+_LEAVES_AT_FIRST = 64  # of a tree that are listed in one request; fewer or more from there on, as many as show about ...
+_KEYS_PER_ANSWER = 1024  # ... so many keys: each listing reads the whole partition at both ends
 _TREES_PER_ANSWER = 256
 _PREFIX = 8  # bytes of a digest that are compared; a difference they hide shows at the next write to the key
 
@@ -103,8 +105,8 @@ class AntiEntropy:
 
     def _list_keys(self, core: Core, message: Message) -> tuple[tuple[bytes, bytes, bytes], ...]:
         _, _, partition, n, leaves = message[:5]
-        if len(leaves) > _LEAVES_PER_REQUEST or any(not 0 <= leaf < merkle.LEAVES for leaf in leaves):
-            raise InvalidRequest(f"at most {_LEAVES_PER_REQUEST} leaves in one request")
+        if len(leaves) > merkle.LEAVES or any(not 0 <= leaf < merkle.LEAVES for leaf in leaves):
+            raise InvalidRequest(f"{merkle.LEAVES} leaves at most, numbered from 0")
         place = n, _owned(core, n, partition)
         entries = self._trees.listed(core, place, list(leaves))
         return tuple((bucket, key, digest[:_PREFIX]) for leaf in sorted(entries) for bucket, key, digest in entries[leaf])
@@ -114,8 +116,8 @@ class PendingExchange:
     """One comparison with one peer, led by this node."""
 
     __slots__ = (
-        "_entropy", "_keys", "_leaves", "_mine", "_place", "_places", "_repairing", "_shared", "_trees", "begun", "peer", "request_id",
-        "spoken", "whole",
+        "_asked", "_entropy", "_filling", "_keys", "_leaves", "_mine", "_place", "_places", "_repairing", "_shared", "_trees", "_width", "begun", "peer",
+        "request_id", "spoken", "whole",
     )  # fmt: skip
 
     def __init__(self, core: Core, entropy: AntiEntropy, trees: Trees, peer: bytes, shared: list[Place]) -> None:
@@ -125,9 +127,12 @@ class PendingExchange:
         self._places: list[Place] = []  # trees that differ and were not descended into yet
         self._place: Place = (0, 0)
         self._leaves: list[int] = []  # leaves of `_place` still to be listed
+        self._width = _LEAVES_AT_FIRST  # how many to list at a time
+        self._asked = 0  # how many are being listed
         self._keys: list[tuple[bytes, bytes]] = []  # keys that differ and were not repaired yet
         self._mine: dict[tuple[bytes, bytes], bytes] = {}
         self._repairing = 0
+        self._filling = False
         self.peer = peer
         self.request_id = core.request_id()
         self.begun = self.spoken = core.now
@@ -148,6 +153,8 @@ class PendingExchange:
             return self._end(core, agreed=False)
         if kind == m.TREE_ROOTS_REPLY:
             self._places = [self._shared[index] for index in message[3] if index < len(self._shared)]
+            # Of a node that lost its rows all trees differ, from those of both other owners: these should not repair the same keys side by side.
+            core.random.shuffle(self._places)
             self.whole = len(message[3]) < _TREES_PER_ANSWER
             return self._next_tree(core)
         if kind == m.TREE_NODES_REPLY:
@@ -159,8 +166,10 @@ class PendingExchange:
     def _next_tree(self, core: Core) -> bool:
         if not self._places:
             return self._end(core, agreed=self.whole)
-        self._place = self._places.pop()
+        before, self._place = self._place, self._places.pop()
         n, partition = self._place
+        if n != before[0]:  # partitions of one N are about alike, those of another hold other buckets
+            self._width = _LEAVES_AT_FIRST
         self._ask(core, (m.TREE_NODES, self.request_id, partition, n, self._trees.get(n, partition).nodes()))
         return False
 
@@ -179,30 +188,43 @@ class PendingExchange:
         if not self._leaves:
             return self._next_tree(core)
         n, partition = self._place
-        asked, self._leaves = self._leaves[:_LEAVES_PER_REQUEST], self._leaves[_LEAVES_PER_REQUEST:]
+        asked, self._leaves = self._leaves[: self._width], self._leaves[self._width :]
         mine = self._trees.listed(core, self._place, asked)
         self._mine = {(bucket, key): digest[:_PREFIX] for rows in mine.values() for bucket, key, digest in rows}
+        self._asked = len(asked)
         self._ask(core, (m.TREE_KEYS, self.request_id, partition, n, tuple(asked)))
         return False
 
     def _take_keys(self, core: Core, entries: tuple[tuple[bytes, bytes, bytes], ...]) -> bool:
         theirs = {(bucket, key): digest for bucket, key, digest in entries}
-        self._keys = sorted(name for name in self._mine.keys() | theirs.keys() if self._mine.get(name) != theirs.get(name))
+        shown = self._mine.keys() | theirs.keys()
+        self._keys = sorted(name for name in shown if self._mine.get(name) != theirs.get(name))
+        self._width = max(1, min(merkle.LEAVES, self._asked * _KEYS_PER_ANSWER // max(1, len(shown)), 4 * self._width))
         core.count("keys_differing", len(self._keys))
         return self._repair_more(core)
 
     def _repair_more(self, core: Core) -> bool:
         """Keep the window of repairs full; go on to the next leaves when all are done."""
-        while self._keys and self._repairing < core.settings.repair_window:
+        if self._filling:
+            return False  # a repair that was over at once: the loop below, which began it, goes on
+        self._filling = True
+        while self._keys and self._repairing < core.settings.repair_window and core.liveness.up(self.peer):
             bucket, key = self._keys.pop()
             self._repairing += 1
             begin_repair(core, bucket, key, [core.node_id, self.peer], self._repaired)
-        return self._repairing == 0 and self._next_leaves(core)
+        self._filling = False
+        if self._repairing:
+            return False
+        return self._end(core, agreed=False) if self._keys else self._next_leaves(core)
 
-    def _repaired(self, core: Core, repair: PendingGet) -> None:
+    def _repaired(self, core: Core, repair: PendingGet, request_id: int, behind: list[bytes]) -> None:
+        self.whole = self.whole and len(repair.fold.replies) == 2
+        begin_landing(core, request_id, repair.row_key, behind, self._landed)
+
+    def _landed(self, core: Core, stored: bool) -> None:
         self._repairing -= 1
         self.spoken = core.now
-        self.whole = self.whole and len(repair.fold.replies) == 2
+        self.whole = self.whole and stored
         if self.request_id in core.pending:
             core.finish_if(self.request_id, self._repair_more(core))
 
