@@ -113,6 +113,7 @@ class Assembly:
             **self.reactor.counters,
             **core.counters,
             "requests_pending": len(core.pending),
+            "agreement_age_s": round(self.replica.anti_entropy.agreement_age(core.now), 3),
             "rows": self._engine.count("objects"),
             "hints": self._engine.count("hints"),
             "members": len(self._membership.members),

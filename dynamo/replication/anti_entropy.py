@@ -16,9 +16,11 @@ from dynamo.model import messages as m
 from dynamo.model.messages import Message
 from dynamo.replication.core import Core
 from dynamo.replication.get import PendingGet, begin_repair
+from dynamo.replication.landing import begin_landing
 from dynamo.replication.trees import Place, Trees
 
-_LEAVES_PER_REQUEST = 64
+_LEAVES_AT_FIRST = 64  # of a tree that are listed in one request; fewer or more from there on, as many as show about ...
+_KEYS_PER_ANSWER = 1024  # ... so many keys: each listing reads the whole partition at both ends
 _TREES_PER_ANSWER = 256
 _PREFIX = 8  # bytes of a digest that are compared; a difference they hide shows at the next write to the key
 
@@ -26,12 +28,13 @@ _PREFIX = 8  # bytes of a digest that are compared; a difference they hide shows
 class AntiEntropy:
     """Begins exchanges, and answers those of others."""
 
-    __slots__ = ("_agreed", "_running", "_trees", "next_at")
+    __slots__ = ("_agreed", "_led", "_running", "_trees", "next_at")
 
     def __init__(self, trees: Trees) -> None:
         self._trees = trees
         self._running: set[bytes] = set()  # peers an exchange is under way with
-        self._agreed: dict[bytes, float] = {}  # peer -> when the last exchange that closed every difference began
+        self._led: dict[bytes, list[Place]] = {}  # peers this node compares itself with, and the trees both hold
+        self._agreed: dict[bytes, float] = {}  # peer -> when the last exchange that closed every difference began; until then, when we met
         self.next_at: float | None = 0.0
 
     def step(self, core: Core) -> None:
@@ -40,15 +43,17 @@ class AntiEntropy:
             return
         # Not all nodes of a cluster at the same moment, nor a pair of them in lockstep for ever.
         self.next_at = core.now + core.settings.exchange_interval_s * (0.75 + 0.5 * core.random.random())
+        peers = sorted(peer for peer in core.ring.preference(0) if peer > core.node_id)
+        self._led = {peer: shared for peer in peers if (shared := self._trees.shared_with(core, peer))}
+        for peer in self._led:
+            self._agreed.setdefault(peer, core.now)
         if not self._trees.built:
             self.next_at = core.now + min(1.0, core.settings.exchange_interval_s)
             return
-        for peer in sorted(core.ring.preference(0)):
-            if peer > core.node_id and peer not in self._running and core.liveness.up(peer):
-                shared = self._trees.shared_with(core, peer)
-                if shared:
-                    self._running.add(peer)
-                    PendingExchange(core, self, self._trees, peer, shared).begin(core)
+        for peer, shared in self._led.items():
+            if peer not in self._running and core.liveness.up(peer):
+                self._running.add(peer)
+                PendingExchange(core, self, self._trees, peer, shared).begin(core)
 
     def ended(self, peer: bytes, agreed_since: float | None) -> None:
         """An exchange is over; `agreed_since`: when it began, if it closed everything it found."""
@@ -56,9 +61,10 @@ class AntiEntropy:
         if agreed_since is not None:
             self._agreed[peer] = agreed_since
 
-    def agreement_ages(self, now: float) -> dict[bytes, float]:
-        """Seconds since the last agreement with each peer this node compares itself with."""
-        return {peer: now - at for peer, at in self._agreed.items()}
+    def agreement_age(self, now: float) -> float:
+        """Seconds since this node agreed with each of the peers it compares itself with: the longest such time, 0 where there is none. All nodes of a
+        cluster together say since when all owners hold the same."""
+        return max((now - self._agreed[peer] for peer in self._led), default=0.0)
 
     # --- answering ----------------------------------------------------------------------------------------------------------------
 
@@ -99,8 +105,8 @@ class AntiEntropy:
 
     def _list_keys(self, core: Core, message: Message) -> tuple[tuple[bytes, bytes, bytes], ...]:
         _, _, partition, n, leaves = message[:5]
-        if len(leaves) > _LEAVES_PER_REQUEST or any(not 0 <= leaf < merkle.LEAVES for leaf in leaves):
-            raise InvalidRequest(f"at most {_LEAVES_PER_REQUEST} leaves in one request")
+        if len(leaves) > merkle.LEAVES or any(not 0 <= leaf < merkle.LEAVES for leaf in leaves):
+            raise InvalidRequest(f"{merkle.LEAVES} leaves at most, numbered from 0")
         place = n, _owned(core, n, partition)
         entries = self._trees.listed(core, place, list(leaves))
         return tuple((bucket, key, digest[:_PREFIX]) for leaf in sorted(entries) for bucket, key, digest in entries[leaf])
@@ -110,8 +116,8 @@ class PendingExchange:
     """One comparison with one peer, led by this node."""
 
     __slots__ = (
-        "_entropy", "_keys", "_leaves", "_mine", "_place", "_places", "_repairing", "_shared", "_trees", "begun", "peer", "request_id",
-        "spoken", "whole",
+        "_asked", "_entropy", "_filling", "_keys", "_leaves", "_mine", "_place", "_places", "_repairing", "_shared", "_trees", "_width", "begun", "peer",
+        "request_id", "spoken", "whole",
     )  # fmt: skip
 
     def __init__(self, core: Core, entropy: AntiEntropy, trees: Trees, peer: bytes, shared: list[Place]) -> None:
@@ -121,9 +127,12 @@ class PendingExchange:
         self._places: list[Place] = []  # trees that differ and were not descended into yet
         self._place: Place = (0, 0)
         self._leaves: list[int] = []  # leaves of `_place` still to be listed
+        self._width = _LEAVES_AT_FIRST  # how many to list at a time
+        self._asked = 0  # how many are being listed
         self._keys: list[tuple[bytes, bytes]] = []  # keys that differ and were not repaired yet
         self._mine: dict[tuple[bytes, bytes], bytes] = {}
         self._repairing = 0
+        self._filling = False
         self.peer = peer
         self.request_id = core.request_id()
         self.begun = self.spoken = core.now
@@ -144,6 +153,8 @@ class PendingExchange:
             return self._end(core, agreed=False)
         if kind == m.TREE_ROOTS_REPLY:
             self._places = [self._shared[index] for index in message[3] if index < len(self._shared)]
+            # Of a node that lost its rows all trees differ, from those of both other owners: these should not repair the same keys side by side.
+            core.random.shuffle(self._places)
             self.whole = len(message[3]) < _TREES_PER_ANSWER
             return self._next_tree(core)
         if kind == m.TREE_NODES_REPLY:
@@ -155,8 +166,10 @@ class PendingExchange:
     def _next_tree(self, core: Core) -> bool:
         if not self._places:
             return self._end(core, agreed=self.whole)
-        self._place = self._places.pop()
+        before, self._place = self._place, self._places.pop()
         n, partition = self._place
+        if n != before[0]:  # partitions of one N are about alike, those of another hold other buckets
+            self._width = _LEAVES_AT_FIRST
         self._ask(core, (m.TREE_NODES, self.request_id, partition, n, self._trees.get(n, partition).nodes()))
         return False
 
@@ -175,34 +188,47 @@ class PendingExchange:
         if not self._leaves:
             return self._next_tree(core)
         n, partition = self._place
-        asked, self._leaves = self._leaves[:_LEAVES_PER_REQUEST], self._leaves[_LEAVES_PER_REQUEST:]
+        asked, self._leaves = self._leaves[: self._width], self._leaves[self._width :]
         try:
             mine = self._trees.listed(core, self._place, asked)
         except DynamoError:
             core.count("background_reads_failed")
             return self._end(core, agreed=False)
         self._mine = {(bucket, key): digest[:_PREFIX] for rows in mine.values() for bucket, key, digest in rows}
+        self._asked = len(asked)
         self._ask(core, (m.TREE_KEYS, self.request_id, partition, n, tuple(asked)))
         return False
 
     def _take_keys(self, core: Core, entries: tuple[tuple[bytes, bytes, bytes], ...]) -> bool:
         theirs = {(bucket, key): digest for bucket, key, digest in entries}
-        self._keys = sorted(name for name in self._mine.keys() | theirs.keys() if self._mine.get(name) != theirs.get(name))
+        shown = self._mine.keys() | theirs.keys()
+        self._keys = sorted(name for name in shown if self._mine.get(name) != theirs.get(name))
+        self._width = max(1, min(merkle.LEAVES, self._asked * _KEYS_PER_ANSWER // max(1, len(shown)), 4 * self._width))
         core.count("keys_differing", len(self._keys))
         return self._repair_more(core)
 
     def _repair_more(self, core: Core) -> bool:
         """Keep the window of repairs full; go on to the next leaves when all are done."""
-        while self._keys and self._repairing < core.settings.repair_window:
+        if self._filling:
+            return False  # a repair that was over at once: the loop below, which began it, goes on
+        self._filling = True
+        while self._keys and self._repairing < core.settings.repair_window and core.liveness.up(self.peer):
             bucket, key = self._keys.pop()
             self._repairing += 1
             begin_repair(core, bucket, key, [core.node_id, self.peer], self._repaired)
-        return self._repairing == 0 and self._next_leaves(core)
+        self._filling = False
+        if self._repairing:
+            return False
+        return self._end(core, agreed=False) if self._keys else self._next_leaves(core)
 
-    def _repaired(self, core: Core, repair: PendingGet) -> None:
+    def _repaired(self, core: Core, repair: PendingGet, request_id: int, behind: list[bytes]) -> None:
+        self.whole = self.whole and len(repair.fold.replies) == 2
+        begin_landing(core, request_id, repair.row_key, behind, self._landed)
+
+    def _landed(self, core: Core, stored: bool) -> None:
         self._repairing -= 1
         self.spoken = core.now
-        self.whole = self.whole and len(repair.fold.replies) == 2
+        self.whole = self.whole and stored
         if self.request_id in core.pending:
             core.finish_if(self.request_id, self._repair_more(core))
 

@@ -69,6 +69,9 @@ class GetFold:
         return record, [node for node, (role, other) in self.replies.items() if role == m.OWNER and other != record]
 
 
+Done = Callable[[Core, "PendingGet", int, list[bytes]], None]  # the get, the request id of its repairs, the nodes they went to
+
+
 class PendingGet:
     """A get in the table of pending requests: the fold, whom to ask next, and the answer."""
 
@@ -103,7 +106,7 @@ class PendingGet:
         self.pin_digest = b"\0" * 16
         self.held_bytes = 0  # of records, as counted in `core.reading_bytes`
         self.answered = False
-        self.done: Callable[[Core, PendingGet], None] | None = None  # told after the repairs were handed out
+        self.done: Done | None = None
 
     def begin(self, core: Core) -> bool:
         """Ask as many as R needs, this node first if it is in line. Returns whether it is finished at once."""
@@ -220,12 +223,13 @@ class PendingGet:
         core.reading_bytes -= self.held_bytes
         self.held_bytes = 0
         record, behind = self.fold.final_action()
+        request_id = core.request_id()
         if record:
-            self._send_repairs(core, record, behind)
+            self._send_repairs(core, record, behind, request_id)
         if self.done is not None:
-            self.done(core, self)
+            self.done(core, self, request_id, behind)
 
-    def _send_repairs(self, core: Core, record: bytes, behind: list[bytes]) -> None:
+    def _send_repairs(self, core: Core, record: bytes, behind: list[bytes], request_id: int) -> None:
         """Send the merged record to the owners found behind; this node's own row included, a damaged one above all."""
         damaged = self.fold.failures.get(core.node_id) == CorruptRecord.code
         for node in behind:
@@ -233,7 +237,7 @@ class PendingGet:
             if node == core.node_id:
                 self._repair_here(core, record)
             else:
-                core.send(node, (m.REPLICATE, core.request_id(), self.bucket, self.key, record, m.PURPOSE_READ_REPAIR, b"", self.time_ms,
+                core.send(node, (m.REPLICATE, request_id, self.bucket, self.key, record, m.PURPOSE_READ_REPAIR, b"", self.time_ms,
                                  core.ring_number, core.ring_hash, self.definition.version, core.durability, bytes(16)))  # fmt: skip
         if damaged and isinstance(core.rows.load(self.row_key), CorruptRecord):
             core.count("rows_restored")
@@ -312,8 +316,8 @@ def repair_from_peers(core: Core, bucket: bytes, key: bytes) -> None:
     begin_repair(core, bucket, key, [core.node_id, *route.peers], None)
 
 
-def begin_repair(core: Core, bucket: bytes, key: bytes, nodes: list[bytes], done: Callable[[Core, PendingGet], None] | None) -> None:
-    """Read a key from these nodes and repair those that are behind; nobody is answered, but `done` is told."""
+def begin_repair(core: Core, bucket: bytes, key: bytes, nodes: list[bytes], done: Done | None) -> None:
+    """Read a key from these nodes and repair those that are behind; nobody is answered, but `done` is told when the repairs were handed out."""
     time_ms = int(core.settings.suspect_after_s * 1000)
     pending = PendingGet(core, ReplyTo(None, 0), bucket, key, core.place(bucket, key), GetFold(len(nodes), 0), nodes, time_ms)
     pending.done = done

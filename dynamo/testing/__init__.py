@@ -5,6 +5,7 @@
     Faults, Profile                       what goes wrong in a run, and how much it does
     History, check, Violation             the judges, for histories of real clusters too
     ServedCluster                         `dynamo serve` children to kill, stop and restart
+    RecordingClient, judge                a history of such a cluster, and the verdict with what its disks hold
 
 Nothing of the product imports this room, except the command line for `dynamo demo` and `dynamo simulate`. Names are imported when first used.
 """
@@ -18,11 +19,13 @@ _MODULES = {
     "Faults": "faults",
     "History": "history",
     "Profile": "runner",
+    "RecordingClient": "recorder",
     "Report": "runner",
     "ServedCluster": "cluster",
     "SimulationFailed": "merging",
     "Violation": "checkers",
     "check": "checkers",
+    "judge": "stores",
     "run": "runner",
     "run_many": "runner",
     "simulate": "merging",
@@ -36,10 +39,12 @@ if TYPE_CHECKING:
     from dynamo.testing.history import History as History
     from dynamo.testing.merging import SimulationFailed as SimulationFailed
     from dynamo.testing.merging import simulate as simulate
+    from dynamo.testing.recorder import RecordingClient as RecordingClient
     from dynamo.testing.runner import Profile as Profile
     from dynamo.testing.runner import Report as Report
     from dynamo.testing.runner import run as run
     from dynamo.testing.runner import run_many as run_many
+    from dynamo.testing.stores import judge as judge
 else:  # out of sight of checkers, which then know exactly the names above
     __all__ = list(_MODULES)
 

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 from dynamo.api.result import Result
 from dynamo.client.core import Attempts, Nodes, Request, RetryPolicy
 from dynamo.client.verbs import Verb
-from dynamo.errors import ConnectionFailed, DynamoError, Timeout, from_wire
+from dynamo.errors import ConnectionFailed, DynamoError, Timeout
 from dynamo.model import messages as m
 from dynamo.model.messages import Message
-from dynamo.testing.history import ACKNOWLEDGED, REFUSED, UNKNOWN, Read, Version, Write
+from dynamo.testing.history import ACKNOWLEDGED, Write
+from dynamo.testing.recorder import OPERATION_BYTES as OPERATION_BYTES
+from dynamo.testing.recorder import Recorder
 
 if TYPE_CHECKING:
     from dynamo.testing.simulator import SimulatedCluster
 
-OPERATION_BYTES = 16  # every value begins with the id of the operation that wrote it
 _CONNECT_TIMEOUT_S = 1.0
-_TOKENS_MAX = 4096
 
 Done = Callable[[Any, DynamoError | None], None]
 
@@ -73,7 +73,7 @@ class SimulatedClient:
         self._requests = 0
         self._calls: dict[int, _Call] = {}
         self._connected: set[tuple[bytes, int]] = set()
-        self._shown: dict[tuple[bytes, bytes, bytes], int] = {}  # (bucket, key, token) -> number of the context
+        self._recorder = Recorder(cluster.history, self.name, cluster.required, lambda: self.world.now)
         cluster.clients[number] = self
 
     def learn(self) -> None:
@@ -102,7 +102,7 @@ class SimulatedClient:
             running.done(None, failed)
             return
         order = self._nodes.order(self.world.now)
-        call = _Call(running, request, Attempts(request, order, self.policy, running.deadline), self._begin_writes(request))
+        call = _Call(running, request, Attempts(request, order, self.policy, running.deadline), self._recorder.begin(request))
         self._attempt(call)
 
     def _attempt(self, call: _Call) -> None:
@@ -195,72 +195,20 @@ class SimulatedClient:
 
     # --- the record -------------------------------------------------------------------------------------------------------------------
 
-    def _begin_writes(self, request: Request) -> list[Write]:
-        if request.kind == m.PUT:
-            bucket, key, value, token, mode, w, _ = request.fields
-            return [self._begin_write(bucket, key, value, token, mode, w, request.after[0])]
-        if request.kind == m.PUT_MANY:
-            bucket, entries, mode, w, _ = request.fields
-            return [self._begin_write(bucket, key, value, token, mode, w, operation) for key, value, token, operation in entries]
-        return []
-
-    def _begin_write(self, bucket: bytes, key: bytes, value: bytes | None, token: bytes | None, mode: int, w: int, operation: bytes) -> Write:
-        # Invariant of the workloads: a value tells which write it came from.
-        assert value is None or value.startswith(operation), "values begin with their operation id"
-        context = self._shown.get((bucket, key, token), 0) if token else 0
-        return self.cluster.history.begin(
-            Write(operation.hex(), self.name, bucket.decode(), self.cluster.key_name(key), context, value is None, mode == m.MODE_SET,
-                  self.cluster.required(bucket, w), self.world.now)
-        )  # fmt: skip
-
     def _fail(self, call: _Call, error: DynamoError) -> None:
-        for write in call.writes:
-            self._end_write(call, write, UNKNOWN if error.maybe_applied else REFUSED)
+        self._recorder.failed(call.writes, error, call.tries)
+        self._log(call)
         self._step(call.verb, None, error)
 
-    def _end_write(self, call: _Call, write: Write, outcome: str) -> None:
-        write.outcome, write.ended, write.attempts = outcome, self.world.now, call.tries
-        if self.world.log is not None:
-            self.world.log.append(f"{self.world.now:11.6f} {self.name} {write.operation} of {write.bucket}/{write.key}: {outcome}")
-
     def _record(self, call: _Call, reply: Message) -> None:
-        kind = call.request.kind
-        if kind == m.PUT:
-            self._acknowledged(call, call.writes[0], reply)
-        elif kind == m.PUT_MANY:
-            for write, answer in zip(call.writes, reply[2], strict=True):
-                if answer[0] == m.PUT_REPLY:
-                    self._acknowledged(call, write, answer)
-                else:  # over several attempts, and of these only the last one says so
-                    refused = call.tries == 1 and not from_wire(*answer[2:7]).maybe_applied
-                    self._end_write(call, write, REFUSED if refused else UNKNOWN)
-        elif kind == m.GET:
-            self._read(call.request.fields[0], call.request.fields[1], reply)
-        elif kind == m.GET_MANY:
-            for key, answer in zip(call.request.fields[1], reply[2], strict=True):
-                if answer[0] == m.GET_REPLY:
-                    self._read(call.request.fields[0], key, answer)
+        self.cluster.reads += self._recorder.answered(call.request, call.writes, reply, call.tries)
+        self.cluster.acknowledged += sum(write.outcome == ACKNOWLEDGED for write in call.writes)
+        self._log(call)
 
-    def _acknowledged(self, call: _Call, write: Write, reply: Message) -> None:
-        self._end_write(call, write, ACKNOWLEDGED)
-        write.dot = reply[5], reply[6]
-        write.gives = self._give(write.bucket.encode(), self.cluster.key_bytes(write.key), reply[4])
-        self.cluster.acknowledged += 1
-
-    def _read(self, bucket: bytes, key: bytes, reply: Message) -> None:
-        versions = [Version((actor, counter), value[:OPERATION_BYTES].hex(), time) for value, actor, counter, time in reply[6]]
-        versions += [Version((actor, counter), None, time, True) for actor, counter, time in reply[7]]
-        gives = self._give(bucket, key, reply[5])
-        self.cluster.reads += 1
-        self.cluster.history.add(Read(self.name, bucket.decode(), self.cluster.key_name(key), gives, versions, self.world.now))
-
-    def _give(self, bucket: bytes, key: bytes, token: bytes) -> int:
-        number = self.cluster.history.new_context()
-        if len(self._shown) >= _TOKENS_MAX:
-            for old in list(self._shown)[: _TOKENS_MAX // 2]:
-                del self._shown[old]
-        self._shown[bucket, key, token] = number
-        return number
+    def _log(self, call: _Call) -> None:
+        if self.world.log is not None:
+            for write in call.writes:
+                self.world.log.append(f"{self.world.now:11.6f} {self.name} {write.operation} of {write.bucket}/{write.key}: {write.outcome}")
 
 
 def payloads(result: Result) -> list[bytes]:

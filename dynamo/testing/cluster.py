@@ -34,15 +34,17 @@ class NodeDied(DynamoError):
 
 
 class ServedNode:
-    """One child. `data` and, after the first start, `address` stay the same over restarts; what it says goes to a log beside the data."""
+    """One child. `data` and, after the first start, `address` stay the same over restarts; what it says goes to a log beside the data. `address`: where
+    it listens, port 0 for a free one; `prefix`: words before its command, such as ip netns exec NAME, of a program that becomes what it runs."""
 
-    def __init__(self, name: str, data: Path, flags: Sequence[str] = ()) -> None:
+    def __init__(self, name: str, data: Path, flags: Sequence[str] = (), *, address: str = "127.0.0.1:0", prefix: Sequence[str] = ()) -> None:
         self.name = name
         self.data = data
-        self.address = "127.0.0.1:0"
+        self.address = address
         self.cluster_id = ""
         self.ready_line = ""
         self._flags = tuple(flags)
+        self._prefix = tuple(prefix)
         self._log = data.with_name(f"{data.name}.log")
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -64,7 +66,7 @@ class ServedNode:
     def launch(self, join: Sequence[str] = ()) -> None:
         """Start the child; `wait_ready` waits for it."""
         assert not self.running, f"{self.name} is running"
-        command = [sys.executable, "-m", "dynamo", "serve", "--data", str(self.data), "--name", self.name, "--listen", self.address]
+        command = [*self._prefix, sys.executable, "-m", "dynamo", "serve", "--data", str(self.data), "--name", self.name, "--listen", self.address]
         command += [word for address in join for word in ("--join", address)]
         package_root = str(Path(dynamo.__file__).parent.parent)
         search_path = os.pathsep.join(filter(None, (package_root, os.environ.get("PYTHONPATH"))))

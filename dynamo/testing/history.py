@@ -23,6 +23,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 ACKNOWLEDGED, UNKNOWN, REFUSED = "acknowledged", "unknown", "refused"
@@ -106,17 +107,16 @@ Event = Write | Read | Seen | LostCopies | Final
 
 @dataclass(slots=True)
 class History:
-    """Events in order. A write stands where it began; what came of it is filled in."""
+    """Events in order. A write stands where it began; what came of it is filled in. Threads may add to one history side by side."""
 
     events: list[Event] = field(default_factory=list)
     kinds: dict[str, str] = field(default_factory=dict)  # bucket -> kind
     writes: dict[str, Write] = field(default_factory=dict)
-    _contexts: int = 0
+    _contexts: Iterator[int] = field(default_factory=lambda: count(1), repr=False, compare=False)  # its steps are atomic
 
     def new_context(self) -> int:
         """A number for a context that a client is given."""
-        self._contexts += 1
-        return self._contexts
+        return next(self._contexts)
 
     def begin(self, write: Write) -> Write:
         """A client is about to write."""

@@ -15,6 +15,7 @@ from dynamo.model.member import Member
 from dynamo.model.messages import Message
 from dynamo.model.row import decode_row
 from dynamo.replication import ActorLease, Replica, Settings, operations
+from dynamo.replication.ready import Ready
 from dynamo.wire.frames import encode
 
 CLIENT = 1
@@ -30,12 +31,18 @@ class Node:
     up: bool = True
     fail_commits: DynamoError | None = None
     replica: Replica | None = None
+    rows_scanned: int = 0
+    largest_group: int = 0
+    slow: bool = False  # its commits end when there is nothing else to do
+    flying: Ready | None = None
 
     def scan(self, table: dict[bytes, bytes], start: bytes, stop: bytes | None, limit: int) -> list[tuple[bytes, bytes]]:
         keys = sorted(key for key in table if key >= start and (stop is None or key < stop))
+        self.rows_scanned += len(keys[:limit])
         return [(key, table[key]) for key in keys[:limit]]
 
     def apply(self, group: Group) -> None:
+        self.largest_group = max(self.largest_group, len(group.objects))
         for table, changes in ((self.objects, group.objects), (self.hints, group.hints), (self.meta, group.meta)):
             for key, value in changes.items():
                 if value is None:
@@ -108,13 +115,24 @@ class Rig:
                         break
                     busy = True
                     self._send(node, ready.messages)
-                    if ready.group is not None:
-                        if node.fail_commits is not None:
-                            node.replica.commit_failed(ready.group, node.fail_commits, self.now)
-                        else:
-                            node.apply(ready.group)
-                            node.replica.committed(ready.group, self.now)
-                            self._send(node, ready.messages_after_commit)
+                    if ready.group is not None and node.slow:
+                        node.flying = ready
+                    elif ready.group is not None:
+                        self._commit(node, ready)
+            if not busy:
+                for node in self.nodes.values():
+                    ready, node.flying = node.flying, None
+                    if ready is not None and node.up:
+                        busy = True
+                        self._commit(node, ready)
+
+    def _commit(self, node: Node, ready: Ready) -> None:
+        if node.fail_commits is not None:
+            node.replica.commit_failed(ready.group, node.fail_commits, self.now)
+        else:
+            node.apply(ready.group)
+            node.replica.committed(ready.group, self.now)
+            self._send(node, ready.messages_after_commit)
 
     def pass_time(self, seconds: float, step: float = 0.05) -> None:
         end = self.now + seconds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import pytest
@@ -213,6 +214,98 @@ def test_comparing_equal_owners_costs_bytes_a_partition_and_one_difference_littl
     busy = spent(6)
     assert rig.record(rig.ids[2], keys[0]) == rig.record(rig.ids[0], keys[0])
     assert busy - quiet < 16_384
+
+
+@pytest.mark.parametrize("who", [0, 1, 2])
+def test_refilling_a_replica_neither_reads_a_partition_for_each_few_leaves_nor_repairs_its_keys_twice(who: int) -> None:
+    rig = Rig(exchange_interval_s=2.0)
+    keys = [b"key-%d" % number for number in range(3000)]
+    for key in keys:
+        rig.put(rig.ids[0], key, b"v" * 50)
+    rig.pass_time(3)
+    victim = sorted(rig.ids)[who]
+    diverge(rig, victim, keys)
+    rig.pass_time(0.1)  # its trees of nothing are built
+    for node in rig.nodes.values():
+        node.replica.core.counters.clear()
+        node.rows_scanned = 0
+        node.replica.anti_entropy.next_at = rig.now  # as it comes about by itself when a refill takes longer than the interval
+    rig.pass_time(5)
+    assert all(rig.record(victim, key) == rig.record(rig.others(victim)[0].node_id, key) for key in keys)
+    differing = sum(node.replica.core.counters.get("keys_differing", 0) for node in rig.nodes.values())
+    assert differing < 1.5 * len(keys), "both other owners have them all, and one of them is enough"
+    assert sum(node.rows_scanned for node in rig.nodes.values()) < 6 * len(keys), "a partition was listed again and again"
+
+
+def test_a_peer_that_falls_silent_among_many_repairs_ends_the_exchange() -> None:
+    rig = Rig(exchange_interval_s=2.0)
+    keys = [b"key-%d" % number for number in range(6000)]
+    for key in keys:
+        rig.put(rig.ids[0], key, b"v")
+    rig.pass_time(3)
+    victim = max(rig.ids)
+    diverge(rig, victim, keys)
+    silent = rig.nodes[victim]
+    read, reads = silent.replica._dispatch[m.READ], itertools.count()
+
+    def answer_some(source: bytes, message: m.Message) -> None:
+        silent.up = silent.up and next(reads) < 1000
+        read(source, message)
+
+    silent.replica._dispatch[m.READ] = answer_some
+    rig.pass_time(8, step=0.2)
+    assert not silent.up
+    assert sum(node.replica.core.counters.get("exchanges_unfinished", 0) for node in rig.others(victim)) >= 1
+    assert max(node.replica.anti_entropy.agreement_age(rig.now) for node in rig.others(victim)) >= 7
+
+
+def test_an_exchange_agrees_only_when_its_repairs_are_stored() -> None:
+    rig = Rig(exchange_interval_s=2.0)
+    keys = [b"key-%d" % number for number in range(20)]
+    for key in keys:
+        rig.put(rig.ids[0], key, b"v")
+    rig.pass_time(3)
+    victim = max(rig.ids)
+    diverge(rig, victim, keys)
+    rig.nodes[victim].fail_commits = StorageFull("no room")
+    rig.pass_time(6)
+    assert max(node.replica.anti_entropy.agreement_age(rig.now) for node in rig.others(victim)) >= 6
+    rig.nodes[victim].fail_commits = None
+    rig.pass_time(6)
+    assert max(node.replica.anti_entropy.agreement_age(rig.now) for node in rig.nodes.values()) <= 2.6
+    assert all(rig.record(victim, key) for key in keys)
+
+
+def test_repairs_wait_for_the_disk_they_are_for() -> None:
+    """What is on its way to a replica that lost its rows never exceeds the window of each exchange, however slow its commits are."""
+    rig = Rig(exchange_interval_s=2.0, repair_window=8)
+    keys = [b"key-%d" % number for number in range(1000)]
+    for key in keys:
+        rig.put(rig.ids[0], key, b"v")
+    rig.pass_time(3)
+    for victim in sorted(rig.ids):  # the last one never leads, the first one always does
+        diverge(rig, victim, keys)
+        rig.nodes[victim].largest_group, rig.nodes[victim].slow = 0, True
+        rig.pass_time(5)
+        rig.nodes[victim].slow = False
+        assert 0 < rig.nodes[victim].largest_group <= 2 * 8
+        assert all(rig.record(victim, key) for key in keys)
+
+
+def test_the_age_of_agreement_counts_from_the_last_exchange_that_left_no_difference() -> None:
+    rig = Rig(exchange_interval_s=2.0)
+
+    def age() -> float:
+        return max(node.replica.anti_entropy.agreement_age(rig.now) for node in rig.nodes.values() if node.up)
+
+    rig.pass_time(5)
+    assert age() <= 2.6  # the interval is jittered by a quarter
+    rig.down(max(rig.ids))
+    rig.pass_time(10)
+    assert age() >= 10, "nobody knows what the node that is away holds"
+    rig.back(max(rig.ids))
+    rig.pass_time(5)
+    assert age() <= 2.6
 
 
 def test_a_damaged_leaf_is_recomputed_from_its_rows() -> None:
