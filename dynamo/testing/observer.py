@@ -2,7 +2,8 @@
 
 durable   a node vouches for (acknowledges, answers a read with) what its disk does not hold; or a client is told that a write is safe, or shown a
           version, while fewer disks than that have ever held it (P8; DESIGN section 4, "before a commit only ...")
-dropped   a node deletes a row that nobody else holds (DESIGN section 4: a hint is dropped when its target, or every owner, has it)
+dots      one actor gave one operation two dots
+dropped   a node deletes a row that one of its owners lacks, or a hint whose target lacks the row (DESIGN section 4)
 
 It also tells the history which versions were seen in stores and on the wire, and which copies were lost with a disk.
 """
@@ -15,18 +16,19 @@ from dynamo._core import record as records
 from dynamo.errors import CorruptRecord
 from dynamo.model import messages as m
 from dynamo.model.group import Group
-from dynamo.model.key import split_row_key
+from dynamo.model.key import is_hashed, split_row_key
 from dynamo.model.messages import Message, Source
 from dynamo.model.row import decode_row
 from dynamo.testing.checkers import Violation
 from dynamo.testing.disk import Table
-from dynamo.testing.history import Dot, LostCopies, Seen, Version
+from dynamo.testing.history import Dot, LostCopies, Seen, Version, dot_text
 
 if TYPE_CHECKING:
     from dynamo.testing.node import Node
     from dynamo.testing.simulator import SimulatedCluster
 
 _REMEMBERED_MAX = 20_000
+_FORGETS_NOTHING = 20_000  # operations that a node remembers: more than there are in a run
 WATCHED = frozenset((m.REPLICATE, m.READ, m.REPLICATE_REPLY, m.READ_REPLY, m.GET_REPLY, m.PUT_REPLY, m.GET_MANY_REPLY, m.PUT_MANY_REPLY))
 _LOSS_COUNTS_FOR_S = 130.0  # an acknowledgement given before a loss may still be under way, or wait in a paused node, this long
 
@@ -36,11 +38,13 @@ class Observer:
 
     def __init__(self, cluster: SimulatedCluster) -> None:
         self.cluster = cluster
+        self._ring_changes = bool(cluster.faults.late_joiners or cluster.faults.leavers or cluster.faults.losses_max)
         self.violations: list[Violation] = []
         self.holders: dict[Dot, int] = {}  # which nodes' disks ever held the version, or its successor, as a bit set
         self._asked: dict[tuple[bytes, int], tuple[bytes, bytes, bytes]] = {}  # (asker, request id) -> (bucket, key, record sent or b"")
         self._parsed: dict[bytes, tuple[Dot, ...]] = {}  # record -> the dots of its versions
         self._known: dict[bytes, list[tuple[Dot, str, int]]] = {}  # row key -> (dot, operation, HLC) of all versions seen
+        self._minted: dict[tuple[str, int], Dot] = {}  # by operation and actor
         self._dropped: set[tuple[int, bytes]] = set()  # (node, row key) of rows that went to others
         self._lost_at: dict[bytes, float] = {}  # row key -> when some disk last lost it
 
@@ -138,6 +142,9 @@ class Observer:
         """A group is about to become durable."""
         bit = 1 << node.number
         holders = self.holders
+        for hint, value in group.hints.items():
+            if value is None:
+                self._forgives(node, hint)
         for row_key, data in group.objects.items():
             if data is None:
                 self._drops(node, row_key)
@@ -153,22 +160,49 @@ class Observer:
                     holders[dot] = held | bit
 
     def _drops(self, node: Node, row_key: bytes) -> None:
-        """A node deletes a row: some other node must hold what is in it."""
+        """A node deletes a row: all its owners must hold what is in it, or, while the ring changes, some node."""
         data = node.disk.objects.get(row_key)
         if data is None or row_key in node.disk.damaged or self._loss_counts(row_key):
             return
-        record = decode_row(row_key, data, verify=False).record
-        for other in self.cluster.nodes.values():
-            held = other.disk.objects.get(row_key) if other is not node else None
-            if held is not None:
-                try:
-                    theirs = decode_row(row_key, held).record
-                except CorruptRecord:
-                    return  # it was there once
-                if records.compare(record, theirs) in (records.EQUAL, records.BEFORE):
-                    self._dropped.add((node.number, row_key))
-                    return
-        self._violation("dropped", f"{node} deletes its row of {row_key!r}, which no other node holds")
+        row = decode_row(row_key, data, verify=False)
+        _, bucket, _ = split_row_key(row_key, row.full_key)
+        holders = {other.node_id for other in self.cluster.nodes.values() if other is not node and self._holds(other, row_key, row.record)}
+        owners = self._owners(node, row_key, bucket)
+        missing = [] if owners is None else [self.cluster.name_of(owner) for owner in owners if owner not in holders]
+        if holders and not missing:
+            self._dropped.add((node.number, row_key))
+            return
+        lacking = f"{' '.join(missing)} does not hold" if missing else "no other node holds"
+        self._violation("dropped", f"{node} deletes its row of {row_key!r}, which {lacking}")
+
+    def _forgives(self, node: Node, hint: bytes) -> None:
+        """A node deletes a hint: its target must hold the row it was for."""
+        target, row_key = self.cluster.nodes.get(hint[:16]), hint[16:]
+        data = node.disk.objects.get(row_key)  # as it was sent; what this group changes is newer
+        if target is None or data is None or row_key in node.disk.damaged or is_hashed(row_key) or self._loss_counts(row_key):
+            return
+        row = decode_row(row_key, data, verify=False)
+        _, bucket, _ = split_row_key(row_key)
+        owners = self._owners(node, row_key, bucket)
+        if owners is not None and target.node_id in owners and not self._holds(target, row_key, row.record):
+            self._violation("dropped", f"{node} forgets that it owes {target} its row of {row_key!r}, which {target} does not hold")
+
+    def _owners(self, node: Node, row_key: bytes, bucket: bytes) -> tuple[bytes, ...] | None:
+        """The row's owners as the node sees them; None where it may have seen another ring when it decided."""
+        if node.replica is None or self._ring_changes:
+            return None
+        return node.replica.core.owners(int.from_bytes(row_key[:2], "big"), self.cluster.definition.bucket(bucket))
+
+    @staticmethod
+    def _holds(node: Node, row_key: bytes, record: bytes) -> bool:
+        """Whether a disk has the record, or one that came after it; a damaged row once was."""
+        data = node.disk.objects.get(row_key)
+        if data is None:
+            return False
+        try:
+            return records.compare(record, decode_row(row_key, data).record) in (records.EQUAL, records.BEFORE)
+        except CorruptRecord:
+            return True
 
     def lost(self, node: Node, before: Table, after: Table) -> None:
         """A disk was damaged: tell the history which writes it had and may have no longer."""
@@ -213,6 +247,7 @@ class Observer:
             name = operation.hex()
             if self.cluster.history_names.get(dot) != name:
                 self.cluster.history_names[dot] = name
+                self._minted_once(bucket, key, dot, name)
                 self.cluster.history_times[dot] = time
                 self._known.setdefault(self.cluster.row_key(bucket, key), []).append((dot, name, time))
                 where = bucket.decode(), self.cluster.key_name(key)
@@ -221,6 +256,14 @@ class Observer:
             self._parsed.clear()
         dots = self._parsed[record] = tuple(found)
         return dots
+
+    def _minted_once(self, bucket: bytes, key: bytes, dot: Dot, operation: str) -> None:
+        """A retry is the same version: one actor gives an operation one dot, unless its row was lost, or went to its owners, in between."""
+        row_key = self.cluster.row_key(bucket, key)
+        before = self._minted.setdefault((operation, dot[0]), dot)
+        excused = row_key in self.cluster.rotten or self._loss_counts(row_key) or any(dropped == row_key for _, dropped in self._dropped)
+        if before != dot and not excused and self.cluster.settings.operations_max >= _FORGETS_NOTHING:
+            self._violation("dots", f"{operation} of {self.cluster.key_text(bucket, key)} was given {dot_text(before)} and {dot_text(dot)}", operation)
 
     def _loss_counts(self, row_key: bytes) -> bool:
         """Whether what was said of the row lately may have been true until a disk lost it."""

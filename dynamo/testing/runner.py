@@ -168,17 +168,11 @@ def converge(cluster: SimulatedCluster) -> None:
     world.run(world.now + COMMIT_S_MAX + 2.0 + 5 * cluster.faults.notice_s)
     if cluster.rotten:  # what rotted where it lay is found by whoever reads it
         read_everywhere(cluster, [cluster.places[key] for key in sorted(cluster.rotten)])
-    period = getattr(settings, "exchange_interval_s", 0.0)
-    if period:
-        # A period is drawn anew each time, a quarter longer at most; an exchange itself takes a moment.
-        for _ in range(EXCHANGE_PERIODS):
-            world.run(world.now + period * 1.25 + 1.0)
-            if not cluster.differences():
-                break
-    else:  # a version without anti-entropy: reads must do
-        for _ in range(3):
-            read_everywhere(cluster, sorted({(w.bucket.encode(), cluster.key_bytes(w.key)) for w in cluster.history.writes.values()}))
-            world.run(world.now + 5.0)
+    # A period is drawn anew each time, a quarter longer at most; an exchange itself takes a moment.
+    for _ in range(EXCHANGE_PERIODS):
+        world.run(world.now + settings.exchange_interval_s * 1.25 + 1.0)
+        if not cluster.differences():
+            break
 
 
 def judge(cluster: SimulatedCluster, operations: int, crashed: list[Violation]) -> Report:

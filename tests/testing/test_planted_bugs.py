@@ -14,23 +14,39 @@ from dynamo._core import CORE
 from dynamo.testing.runner import SHORT, run
 
 FIRST_SEED = 1000
-ROUND = 8  # seeds between two looks at what was found
 
-# Bug -> seeds it may need. Most are found by the first; what needs an accident of three rare things, as a reused actor does, by one in ten or thirty.
-SEEDS_MAX = {
-    "actor_kept_after_crash": 200,
-    "actor_from_an_old_copy": 8,
-    "since_one": 240,
-    "token_claims_the_record": 8,
-    "acknowledges_before_commit": 8,
-    "shows_staged_state": 8,
-    "rows_dropped_unacknowledged": 24,
-    "hints_dropped_for_age": 40,
-    "merge_keeps_one_side": 8,
-    "merge_by_wall_clock": 8,
-    "commit_failed_keeps_the_actor": 64,
-    "never_maybe_applied": 16,
-    "stores_instead_of_merging": 8,
+# Bug -> (the seed that found it when it was planted, seeds it may need once other histories are drawn). Most are found by the first; what needs an
+# accident of three rare things, as a reused actor does, by one in ten or thirty.
+SEEDS: dict[str, tuple[int, int]] = {
+    "actor_kept_after_crash": (1024, 200),
+    "actor_from_an_old_copy": (1000, 8),
+    "since_one": (1079, 240),
+    "token_claims_the_record": (1000, 8),
+    "acknowledges_before_commit": (1000, 8),
+    "shows_staged_state": (1000, 8),
+    "rows_dropped_unacknowledged": (1000, 24),
+    "hints_dropped_for_age": (1002, 40),
+    "merge_keeps_one_side": (1000, 8),
+    "merge_by_wall_clock": (1000, 8),
+    "commit_failed_keeps_the_actor": (1000, 64),
+    "never_maybe_applied": (1001, 16),
+    "stores_instead_of_merging": (1000, 8),
+    "one_confirmation_less": (1002, 24),
+    "no_anti_entropy": (1005, 40),
+    "hints_never_replayed": (1000, 8),
+    "hints_promised_and_not_kept": (1002, 24),
+    "hints_dropped_by_any_acknowledgement": (1022, 69),
+    "rows_dropped_when_one_owner_has_them": (1002, 24),
+    "deletes_forgotten": (1000, 8),
+    "contexts_ignored": (1000, 8),
+    "tokens_leave_deletes_out": (1000, 8),
+    "damaged_rows_are_absent": (1035, 120),
+    "last_write_loses": (1000, 8),
+    "clients_forget_earlier_attempts": (1004, 40),
+    "retries_are_new_writes": (1000, 8),
+    "commits_that_fail_are_acknowledged": (1002, 24),
+    "counts_a_node_twice": (1004, 40),
+    "weak_acknowledgements_count": (1008, 27),
 }
 
 
@@ -53,14 +69,16 @@ def _checkers_of(name: str, seed: int) -> list[str]:
 
 
 def test_every_bug_has_a_bound() -> None:
-    assert set(_load_planted().BUGS) == set(SEEDS_MAX)
+    assert set(_load_planted().BUGS) == set(SEEDS)
 
 
 @pytest.mark.skipif(CORE == "pure", reason="the bugs are in what uses the kernels, and the pure ones only cost time")
-@pytest.mark.parametrize("name", SEEDS_MAX)
+@pytest.mark.parametrize("name", SEEDS)
 def test_a_planted_bug_is_found(name: str) -> None:
+    likely, seeds_max = SEEDS[name]
+    seeds = [likely, *range(FIRST_SEED, FIRST_SEED + seeds_max)]
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("fork")) as pool:
-        for first in range(FIRST_SEED, FIRST_SEED + SEEDS_MAX[name], ROUND):
-            if any(pool.map(_checkers_of, [name] * ROUND, range(first, first + ROUND))):
+        for at in range(0, len(seeds), 2):
+            if any(pool.map(_checkers_of, [name] * 2, seeds[at : at + 2])):
                 return
-    pytest.fail(f"{SEEDS_MAX[name]} seeds did not show {name}")
+    pytest.fail(f"{seeds_max} seeds did not show {name}")
