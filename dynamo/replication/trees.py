@@ -142,3 +142,16 @@ def trees_shared_with(core: Core, peer: bytes) -> list[Place]:
             if core.node_id in owners and peer in owners:
                 shared.append((n, partition))
     return shared
+
+
+def trees_shared_by_peer(core: Core) -> dict[bytes, list[Place]]:
+    """The same for each peer with a larger id, by one look at the ring."""
+    shared: dict[bytes, list[Place]] = {}
+    for n in sorted({definition.n or core.cluster.n for definition in core.definitions}) if core.ring.size else ():
+        for partition in range(core.cluster.partitions):
+            owners = core.ring.owners(partition, n)
+            if core.node_id in owners:
+                for peer in owners:
+                    if peer > core.node_id:
+                        shared.setdefault(peer, []).append((n, partition))
+    return shared
