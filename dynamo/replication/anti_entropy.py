@@ -28,25 +28,28 @@ _PREFIX = 8  # bytes of a digest that are compared; a difference they hide shows
 class AntiEntropy:
     """Begins exchanges, and answers those of others."""
 
-    __slots__ = ("_agreed", "_led", "_running", "_trees", "next_at")
+    __slots__ = ("_agreed", "_led", "_ring_hash", "_running", "_trees", "next_at")
 
     def __init__(self, trees: Trees) -> None:
         self._trees = trees
         self._running: set[bytes] = set()  # peers an exchange is under way with
+        self._ring_hash: int | None = None
         self._led: dict[bytes, list[Place]] = {}  # peers this node compares itself with, and the trees both hold
         self._agreed: dict[bytes, float] = {}  # peer -> when the last exchange that closed every difference began; until then, when we met
         self.next_at: float | None = 0.0
 
     def step(self, core: Core) -> None:
         """Begin the exchanges that are due."""
+        if core.ring_hash != self._ring_hash:
+            self._ring_hash = core.ring_hash
+            peers = [peer for peer in core.ring.preference(0) if peer > core.node_id] if core.ring.size else []
+            self._led = {peer: shared for peer in sorted(peers) if (shared := self._trees.shared_with(core, peer))}
+            for peer in self._led:
+                self._agreed.setdefault(peer, core.now)
         if self.next_at is None or core.now < self.next_at:
             return
         # Not all nodes of a cluster at the same moment, nor a pair of them in lockstep for ever.
         self.next_at = core.now + core.settings.exchange_interval_s * (0.75 + 0.5 * core.random.random())
-        peers = sorted(peer for peer in core.ring.preference(0) if peer > core.node_id)
-        self._led = {peer: shared for peer in peers if (shared := self._trees.shared_with(core, peer))}
-        for peer in self._led:
-            self._agreed.setdefault(peer, core.now)
         if not self._trees.built:
             self.next_at = core.now + min(1.0, core.settings.exchange_interval_s)
             return

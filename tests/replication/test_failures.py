@@ -10,8 +10,9 @@ import pytest
 from dynamo.errors import StorageFailed, StorageFull
 from dynamo.model import messages as m
 from dynamo.model.cluster import BucketDefinition
+from dynamo.model.member import Member
 
-from .rig import Rig
+from .rig import Node, Rig
 
 
 def test_a_hint_is_kept_for_a_node_that_is_down_and_delivered_when_it_is_back() -> None:
@@ -306,6 +307,18 @@ def test_the_age_of_agreement_counts_from_the_last_exchange_that_left_no_differe
     rig.back(max(rig.ids))
     rig.pass_time(5)
     assert age() <= 2.6
+
+
+def test_the_age_of_agreement_counts_a_peer_as_soon_as_it_is_a_member() -> None:
+    rig = Rig(1, buckets={b"two": BucketDefinition(n=2)}, exchange_interval_s=60.0)
+    rig.pass_time(1)
+    founder = rig.nodes[rig.ids[0]].replica
+    assert founder.anti_entropy.agreement_age(rig.now) == 0
+    late = Member(b"\xff" * 16, "late", 0, 0, 1, "127.0.0.1:99", "", 1000, "normal", 0, 0, 1)
+    rig.nodes[late.node_id] = Node(late.node_id, up=False)
+    founder.core.membership.merge_all([late])
+    rig.pass_time(5)
+    assert 4.8 <= founder.anti_entropy.agreement_age(rig.now) <= 5.2, "and not only at the next exchange, which is far off"
 
 
 def test_a_damaged_leaf_is_recomputed_from_its_rows() -> None:
