@@ -262,7 +262,7 @@ def _name(where: str, value: Any) -> str:
 
 
 def _data(where: str, value: Any) -> Path:
-    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value) or "\0" in str(value):
         raise ConfigError(f"{where}: {value!r} is not the path of a directory")
     return Path(value)
 

@@ -200,6 +200,8 @@ def _open(path: str, synced: bool, map_bytes: int) -> lmdb.Environment:
             if error.code not in _MAP_REFUSED or map_bytes // 4 < MAP_BYTES_MIN:
                 if error.code in _FULL:
                     raise _write_error(error, path) from error
+                if "already open in this process" in str(error):  # LMDB's locks are a process's own, and a fork does not end what was open
+                    raise ConfigError(f"{path} is already open in this process, or was in the one that it was forked from") from error
                 raise ConfigError(f"cannot open {path}/data.mdb: {error}") from error
             map_bytes //= 4
 

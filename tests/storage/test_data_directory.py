@@ -169,8 +169,11 @@ def test_in_use_by_another_process_until_it_ends(tmp_path: Path, start_child: St
 
 def test_in_use_in_this_process(tmp_path: Path) -> None:
     directory = DataDirectory(tmp_path)
-    with pytest.raises(ConfigError, match=f"in use by pid {os.getpid()};"):
+    with pytest.raises(ConfigError, match=f"{tmp_path} is open in this process already;"):
         DataDirectory(tmp_path)
+    (tmp_path.parent / "link").symlink_to(tmp_path)
+    with pytest.raises(ConfigError, match="is open in this process already;"):
+        DataDirectory(tmp_path.parent / "link")
     directory.close(clean=True)
     assert stop(tmp_path, clean=True) is True
 
@@ -208,6 +211,23 @@ def test_a_file_is_no_directory(tmp_path: Path) -> None:
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(ConfigError, match="is not a directory"):
             DataDirectory(path)
+
+
+@pytest.mark.parametrize("path", ["", "a\0b", b"", b"a\0b"])
+def test_what_can_be_no_path_is_refused(path: str | bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="is not the path of a directory"):
+        DataDirectory(path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_path_may_be_bytes(tmp_path: Path) -> None:
+    stop(tmp_path / "data", clean=True)
+    directory = DataDirectory(os.fsencode(tmp_path / "data"))
+    assert directory.clean and directory.path == str(tmp_path / "data")
+    directory.close(clean=True)
+    with pytest.raises(TypeError):
+        DataDirectory(5)  # type: ignore[arg-type]
 
 
 def test_foreign_files_are_not_mixed_with(tmp_path: Path) -> None:
