@@ -1,6 +1,7 @@
 """One directory, one store, one process: lock it, know it again, and say whether it was left in order.
 
-    LOCK        held with flock while in use; says the pid of the holder, or how data.mdb looked after a clean stop
+    LOCK        held with flock while in use; says the pid of the holder, or how data.mdb looked after a clean stop. Until
+                there is a store, "pid N, opening": from any other word on, an absent or empty data.mdb is a lost one
     data.mdb    the LMDB file (`lock.mdb` beside it is LMDB's own)
     meta table  `format` = 1, and after a clean stop `clean_stop` = device and inode of data.mdb
 
@@ -35,6 +36,7 @@ _LOCK, _DATA = "LOCK", "data.mdb"
 _OURS = frozenset({_LOCK, _DATA, "lock.mdb"})
 _TOLERATED = frozenset({"lost+found"})  # the root of a file system of its own
 _IDENTITY = Struct(">QQ")  # st_dev, st_ino
+_OPENING = ", opening"
 _held: dict[int, str] = {}  # descriptors of the locks this process holds -> paths
 
 
@@ -65,10 +67,12 @@ class DataDirectory:
         self._lock, stopped_as = _take_lock(self.path)
         try:
             found = _describe(self._data_path)
+            _refuse_lost(self._data_path, stopped_as)
             self.engine = LmdbEngine(self.path, durability == "synced")
             try:
                 self.clean = self._check_in() and found == stopped_as
                 _sync(self.path)
+                _write_lock(self._lock, f"pid {self._pid}")  # only now: it is on disk, and must not be gone another time
             except BaseException:
                 self.engine.close()
                 raise
@@ -177,19 +181,35 @@ def _take_lock(path: str) -> tuple[int, str]:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         said = _read_lock(lock)
-        _write_lock(lock, f"pid {os.getpid()}")
+        _write_lock(lock, f"pid {os.getpid()}" if _tells_of_a_store(said) else f"pid {os.getpid()}{_OPENING}")
     except BlockingIOError as error:
         said, here = _read_lock(lock), any(os.path.sameopenfile(lock, held) for held in list(_held))
         os.close(lock)
         if here:  # not by what LOCK says: in another container there is a process with the same id
             raise ConfigError(f"{path} is open in this process already; share that store, or close it first") from error
-        holder = f" by {said}" if said.startswith("pid ") else ""
+        holder = f" by {said.removesuffix(_OPENING)}" if said.startswith("pid ") else ""
         raise ConfigError(f"{path} is in use{holder}; stop that process or give another directory") from error
     except OSError as error:
         os.close(lock)
         raise ConfigError(f"cannot lock {lock_path}: {error.strerror}; the directory needs a file system with locks and free space") from error
     _held[lock] = path
     return lock, said
+
+
+def _tells_of_a_store(said: str) -> bool:
+    """Whether there was one when LOCK was written."""
+    return bool(said) and not said.endswith(_OPENING)
+
+
+def _refuse_lost(data_path: str, said: str) -> None:
+    """Raises ConfigError where LOCK tells of a store and the data file is absent or empty: a new one in its place would be another cluster."""
+    try:
+        lost = not os.stat(data_path).st_size
+    except FileNotFoundError:
+        lost = True
+    if lost and _tells_of_a_store(said):
+        directory = os.path.dirname(data_path)
+        raise ConfigError(f"{data_path} is absent or empty, and {_LOCK} says that there was a store; restore it, or remove {directory} to begin anew")
 
 
 def _unlock(lock: int) -> None:

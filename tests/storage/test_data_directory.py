@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -185,6 +186,48 @@ def test_a_refused_directory_is_unlocked_again(tmp_path: Path) -> None:
             DataDirectory(tmp_path)
     (tmp_path / "data.mdb").unlink()
     assert stop(tmp_path, clean=True) is False
+
+
+# --- whole or not -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("clean", [True, False])
+@pytest.mark.parametrize("damage", ["empty", "absent", "cut"])
+def test_a_lost_or_cut_data_file_is_refused_and_nothing_is_put_in_its_place(tmp_path: Path, damage: str, clean: bool) -> None:
+    directory = DataDirectory(tmp_path)
+    directory.engine.commit(Group(1, objects={b"%d" % number: bytes(1000) for number in range(100)}))
+    directory.close(clean)
+    data = tmp_path / "data.mdb"
+    whole = data.read_bytes()
+    data.write_bytes(b"" if damage == "empty" else whole[: len(whole) // 2])
+    if damage == "absent":
+        data.unlink()
+    for _ in range(2):
+        with pytest.raises(ConfigError, match=f"{data} was cut off: its last" if damage == "cut" else f"{data} is absent or empty"):
+            DataDirectory(tmp_path)
+    assert data.exists() == (damage != "absent") and (damage == "absent" or len(data.read_bytes()) == (len(whole) // 2 if damage == "cut" else 0))
+    data.write_bytes(whole)
+    stop(tmp_path, clean=True)
+
+
+@pytest.mark.parametrize("left", [None, b""])
+def test_a_first_start_that_was_killed_half_way_is_begun_again(tmp_path: Path, left: bytes | None) -> None:
+    # The lock is taken, and the data file not made yet, or made and not written.
+    (tmp_path / "LOCK").write_text(f"pid {os.getpid()}, opening\n")
+    if left is not None:
+        (tmp_path / "data.mdb").write_bytes(left)
+    assert stop(tmp_path, clean=True) is False
+    assert stop(tmp_path, clean=True) is True
+
+
+def test_a_start_that_is_killed_at_any_moment_leaves_a_directory_that_opens(tmp_path: Path, start_child: Start) -> None:
+    for tenths in range(12):
+        path = tmp_path / str(tenths)
+        child = start_child(HOLDER, path)
+        time.sleep(tenths / 50)
+        child.kill()
+        child.wait()
+        stop(path, clean=True)
 
 
 # --- ours or not ------------------------------------------------------------------------------------------------------
