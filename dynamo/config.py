@@ -85,7 +85,10 @@ class BucketConfig:
 
 @dataclass(frozen=True, slots=True)
 class NodeConfig:
-    """Everything a node is told. Raises ConfigError, naming the setting, when a value cannot be meant."""
+    """Everything a node is told. Raises ConfigError, naming the setting, when a value cannot be meant.
+
+    The order of the settings up to `buckets` is fixed: they may be given by position. Later ones are given by name.
+    """
 
     data: str | os.PathLike[str]
     """Data directory; made when absent, locked while in use. It holds the node's identity: a copy of it is the same node, and only one
@@ -114,9 +117,6 @@ class NodeConfig:
     at once. `relaxed`: handed to the kernel; survives a crash of the process, and several times the writes. `buffered`: from memory,
     flushed in groups, one replica of N synced. `memory`: lost with the process."""
 
-    join_timeout_s: float = 60.0
-    """How long an unreachable `join` is retried before the node gives up, in seconds. Long enough to start a whole cluster in any order."""
-
     n: int = 3
     """Replicas of each key (the paper's N). More survive more failures and cost as many writes. Fixed when the cluster is created."""
 
@@ -142,7 +142,10 @@ class NodeConfig:
     buckets: Mapping[str, BucketConfig] = field(default_factory=dict)
     """Bucket definitions by name; plain dicts are accepted. Buckets not named here have the cluster's settings."""
 
-    explicit: frozenset[str] = field(default=frozenset(), repr=False, compare=False)
+    join_timeout_s: float = field(default=60.0, kw_only=True)
+    """How long an unreachable `join` is retried before the node gives up, in seconds. Long enough to start a whole cluster in any order."""
+
+    explicit: frozenset[str] = field(default=frozenset(), repr=False, compare=False, kw_only=True)
     """Names of settings that were asked for even though they equal the default; `load` fills it in. See `asked`."""
 
     def __post_init__(self) -> None:
@@ -262,7 +265,7 @@ def _name(where: str, value: Any) -> str:
 
 
 def _data(where: str, value: Any) -> Path:
-    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value) or "\0" in str(value):
         raise ConfigError(f"{where}: {value!r} is not the path of a directory")
     return Path(value)
 

@@ -6,6 +6,9 @@
 It is a cluster of one node with N = 1, so records, contexts, siblings and the verbs are those of every other way of using dynamo. Threads share
 a store: whoever gets the driver's lock steps the replica for all that wait (flat combining), so their writes share one commit group and
 one fsync. Writes to one key, and a whole `update`, exclude each other.
+
+A store belongs to the process that opened it. In a child that was forked its verbs raise RuntimeError, and closing it does nothing; both without
+touching a lock, which a thread of the parent may have held at that moment.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ from dynamo.client import verbs
 from dynamo.client.addresses import seconds
 from dynamo.client.core import Request, node_ms
 from dynamo.client.verbs import Key, Place, Verb
-from dynamo.client.verbs_blocking import Verbs
+from dynamo.client.verbs_blocking import Verbs, new_operation
 from dynamo.errors import ConfigError, StorageFailed, StorageFull, Timeout, Unavailable, from_wire
 from dynamo.membership.members import Membership
 from dynamo.model import messages as m
@@ -42,6 +45,7 @@ from dynamo.replication import ActorLease, Replica, Settings
 from dynamo.storage.data_directory import DataDirectory
 
 T = TypeVar("T")
+Name = tuple[bytes, bytes]  # bucket, key
 STRIPES = 64
 RECORD_FORMAT = 1
 _PAUSE_S = 0.05
@@ -50,7 +54,7 @@ _PAUSE_S = 0.05
 class Store(Verbs):
     """A store in a directory, open in this process and no other. Made by `dynamo.open`."""
 
-    def __init__(self, path: str | os.PathLike[str], *, durability: str = "synced", timeout: float = 60.0) -> None:
+    def __init__(self, path: str | os.PathLike[str] | bytes, *, durability: str = "synced", timeout: float = 60.0) -> None:
         self._place = Place.named("default")
         self._timeout = seconds(timeout)
         self._pid = os.getpid()
@@ -61,6 +65,7 @@ class Store(Verbs):
         self._waiting: dict[int, _Call] = {}  # those not yet answered
         self._answered = threading.Condition()  # some of them were
         self._broken = False
+        self._own = _OfThread()
         self._closed = False
         self._directory = DataDirectory(path, durability)
         try:
@@ -103,9 +108,12 @@ class Store(Verbs):
     # --- the verbs ------------------------------------------------------------------------------------------------------------------
 
     def update(self, key: Key, fn: Change, *, default: Any = MISSING, timeout: float | None = None) -> Context:
-        """Read, apply `fn` to the list of live values, write what it returns. Atomic: no other write to the key comes between."""
-        with self._exclusive([key_bytes(key)], self._deadline(timeout)):
-            return super().update(key, fn, default=default, timeout=timeout)
+        """Read, apply `fn` to the list of live values, write what it returns. Atomic: no other write to the key comes between.
+
+        So other writers of the key wait until `fn` has returned, and one that `fn` itself makes raises RuntimeError. It may write other keys; two
+        updates that write each other's end in Timeout.
+        """
+        return self._update(self._place, key, fn, default, timeout)
 
     def bucket(self, name: str | bytes, *, resolver: Resolver | None = None, codec: Codec | None = None) -> StoreBucket:
         """The verbs on another bucket, with a rule that merges siblings and a codec for values, if given."""
@@ -113,16 +121,20 @@ class Store(Verbs):
 
     def stats(self) -> dict[str, int]:
         """Counts since the store was opened, by name."""
+        self._check_open()
         return dict(self._replica.core.counters)
 
     def close(self) -> None:
         """Finish what is under way and leave the directory marked as cleanly stopped. Later calls raise RuntimeError."""
+        if os.getpid() != self._pid:
+            return
         with self._driver:
             if not self._closed:
                 self._closed = True
                 self._directory.close(clean=self._actor.staged is None and not self._broken)
 
     def __enter__(self) -> Store:
+        self._check_open()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
@@ -134,8 +146,31 @@ class Store(Verbs):
     # --- driving ------------------------------------------------------------------------------------------------------------------
 
     def _run(self, verb: Verb[T], timeout: float | None) -> T:
+        self._check_open()
         deadline = self._deadline(timeout)
         return verbs.run(verb, lambda request: self._exchange(request, deadline))
+
+    def _update(self, place: Place, key: Key, fn: Change, default: Any, timeout: float | None) -> Context:
+        self._check_open()
+        name, deadline = (place.bucket, key_bytes(key)), self._deadline(timeout)
+
+        def change(values: list[Any]) -> Any:
+            self._own.updating.add(name)
+            try:
+                return fn(values)
+            finally:
+                self._own.updating.discard(name)
+
+        with self._exclusive([name], deadline):
+            verb = verbs.update(place, key, change, default, new_operation())
+            return verbs.run(verb, lambda request: self._exchange(request, deadline))
+
+    def _check_open(self) -> None:
+        """First in every entry: before a lock is touched, or the engine."""
+        if os.getpid() != self._pid:
+            raise RuntimeError("the store was opened before a fork and is the parent's; open one after forking")
+        if self._closed:
+            raise RuntimeError("the store is closed")
 
     def _deadline(self, timeout: float | None) -> float:
         return monotonic() + (self._timeout if timeout is None else seconds(timeout))
@@ -147,7 +182,7 @@ class Store(Verbs):
         call = _Call(request.message(0, node_ms(deadline - monotonic())), request.writes)
         with ExitStack() as held:
             if request.writes:
-                held.enter_context(self._exclusive(_keys_of(request), deadline))
+                held.enter_context(self._exclusive(_named(request), deadline))
             self._calls.append(call)
             self._wait(call, deadline)
         reply = call.reply
@@ -174,10 +209,7 @@ class Store(Verbs):
 
     def _drive(self) -> float | None:
         """Give the replica everything that waits, commit, and hand out its answers. Returns when it wants to be driven again."""
-        if self._closed:
-            raise RuntimeError("the store is closed")
-        if os.getpid() != self._pid:
-            raise RuntimeError("the store was opened before a fork; open it again in this process, after the parent closed it")
+        self._check_open()  # again: it may have been closed while this thread waited for the lock
         if self._broken:
             raise RuntimeError("the store was interrupted in the middle of a step; close it and open it again")
         self._broken = True  # until this step has come to its end: only an exception like Ctrl-C lets it not
@@ -223,10 +255,14 @@ class Store(Verbs):
                 self._answered.notify_all()
 
     @contextmanager
-    def _exclusive(self, keys: list[bytes], deadline: float) -> Iterator[None]:
-        """Hold the stripes of these keys, in order, so that two writers cannot wait for each other."""
+    def _exclusive(self, names: list[Name], deadline: float) -> Iterator[None]:
+        """Hold the stripes of these keys, in order, so that two writers cannot wait for each other. A thread that holds one may take it again, for
+        other keys of the same stripe; a key that it is updating is refused here."""
+        if not self._own.updating.isdisjoint(names):
+            key = next(name[1] for name in names if name in self._own.updating)
+            raise RuntimeError(f"a write to {key!r} from within an update of it; return the value instead")
         with ExitStack() as held:
-            for stripe in sorted({hash(key) % STRIPES for key in keys}):
+            for stripe in sorted({hash(name) % STRIPES for name in names}):
                 lock = self._stripes[stripe]
                 if not lock.acquire(timeout=max(0.0, deadline - monotonic())):
                     raise Timeout("another thread is writing to this key, or updating it")
@@ -245,6 +281,13 @@ class _Call:
         self.reply: Message | None = None
 
 
+class _OfThread(threading.local):
+    """What each thread has for itself: the keys whose `update` has called its function."""
+
+    def __init__(self) -> None:
+        self.updating: set[Name] = set()
+
+
 class StoreBucket(Verbs):
     """The verbs on one bucket of a store. Made by `Store.bucket`."""
 
@@ -259,8 +302,7 @@ class StoreBucket(Verbs):
 
     def update(self, key: Key, fn: Change, *, default: Any = MISSING, timeout: float | None = None) -> Context:
         """Like `Store.update`."""
-        with self._store._exclusive([key_bytes(key)], self._store._deadline(timeout)):
-            return super().update(key, fn, default=default, timeout=timeout)
+        return self._store._update(self._place, key, fn, default, timeout)
 
     def __repr__(self) -> str:
         return f"{self._store!r}.bucket({self.name!r})"
@@ -269,18 +311,18 @@ class StoreBucket(Verbs):
         return self._store._run(verb, timeout)
 
 
-def _keys_of(request: Request) -> list[bytes]:
+def _named(request: Request) -> list[Name]:
     """The keys a write touches: PUT names one, PUT_MANY has entries that begin with theirs."""
-    named = request.fields[1]
-    return [named] if isinstance(named, bytes) else [entry[0] for entry in named]
+    bucket, named = request.fields[:2]
+    return [(bucket, named)] if isinstance(named, bytes) else [(bucket, entry[0]) for entry in named]
 
 
-def open(path: str | os.PathLike[str], *, durability: str = "synced", timeout: float = 60.0) -> Store:
+def open(path: str | os.PathLike[str] | bytes, *, durability: str = "synced", timeout: float = 60.0) -> Store:
     """Open, or make, the embedded store in a directory: `dynamo.open`.
 
     `durability`: "synced" (default; an acknowledged write is on disk), "relaxed" (survives the process, not a power failure), "memory" (nothing is
     kept; the path is ignored). `timeout`: seconds that bound a call which does not give its own. Raises ConfigError for a directory that is in
-    use, foreign, not writable, or of a cluster's node.
+    use, foreign, not writable, or of a cluster's node, and ValueError for a time-out that is none.
     """
     return Store(path, durability=durability, timeout=timeout)
 

@@ -1,6 +1,7 @@
 """One directory, one store, one process: lock it, know it again, and say whether it was left in order.
 
-    LOCK        held with flock while in use; says the pid of the holder, or how data.mdb looked after a clean stop
+    LOCK        held with flock while in use; says the pid of the holder, or how data.mdb looked after a clean stop. Until
+                there is a store, "pid N, opening": from any other word on, an absent or empty data.mdb is a lost one
     data.mdb    the LMDB file (`lock.mdb` beside it is LMDB's own)
     meta table  `format` = 2, and after a clean stop `clean_stop` = device and inode of data.mdb
 
@@ -8,6 +9,10 @@
 marker must name this very file, and is gone, synced, before anyone can act on it. A copied directory has another inode.
 A backup written over the file in place has the same one; but its change time, which nobody can set, is no longer the
 one that the last clean stop left in LOCK.
+
+A directory belongs to the process that opened it. A child that was forked has copies of everything and must use none of
+them: what LMDB shares through lock.mdb is the parent's, and so is the lock. The child lets go of its copy of that, so
+that it does not hold the directory when the parent has ended.
 """
 
 from __future__ import annotations
@@ -31,6 +36,8 @@ _LOCK, _DATA = "LOCK", "data.mdb"
 _OURS = frozenset({_LOCK, _DATA, "lock.mdb"})
 _TOLERATED = frozenset({"lost+found"})  # the root of a file system of its own
 _IDENTITY = Struct(">QQ")  # st_dev, st_ino
+_OPENING = ", opening"
+_held: dict[int, str] = {}  # descriptors of the locks this process holds -> paths
 
 
 class DataDirectory:
@@ -43,32 +50,37 @@ class DataDirectory:
 
     engine: StorageEngine
 
-    def __init__(self, path: str | os.PathLike[str], durability: str = "synced") -> None:
+    def __init__(self, path: str | os.PathLike[str] | bytes, durability: str = "synced") -> None:
         if durability not in DURABILITIES:
             raise ConfigError(f"durability {durability!r} is not one of {', '.join(DURABILITIES)}")
-        self.path = os.fspath(path)
+        self.path = os.fsdecode(path)
         self.durability = durability
+        self._pid = os.getpid()
         self.clean = False
         self._lock: int | None = None
         if durability == "memory":
             self.engine = MemoryEngine()
             return
+        if not self.path or "\0" in self.path:
+            raise ConfigError(f"{self.path!r} is not the path of a directory")
         _prepare(self.path)
         self._lock, stopped_as = _take_lock(self.path)
         try:
             found = _describe(self._data_path)
+            _refuse_lost(self._data_path, stopped_as)
             self.engine = LmdbEngine(self.path, durability == "synced")
             try:
                 self.clean = self._check_in() and found == stopped_as
                 _sync(self.path)
+                _write_lock(self._lock, f"pid {self._pid}")  # only now: it is on disk, and must not be gone another time
             except BaseException:
                 self.engine.close()
                 raise
         except OSError as error:
-            os.close(self._lock)
+            _unlock(self._lock)
             raise StorageFailed(f"cannot open {self.path}: {error}") from error
         except BaseException:
-            os.close(self._lock)
+            _unlock(self._lock)
             raise
 
     @property
@@ -105,8 +117,10 @@ class DataDirectory:
         """Close the engine and let go of the directory. `clean`: nothing is unfinished, so leave the clean-stop marker.
 
         The commit thread is closed before. An error of the marker's commit is raised after everything is closed: the
-        stop is then not clean.
+        stop is then not clean. In a child of the process that opened it, nothing happens.
         """
+        if os.getpid() != self._pid:
+            return
         lock, self._lock = self._lock, None
         if lock is None:
             self.engine.close()
@@ -125,7 +139,7 @@ class DataDirectory:
         except OSError as error:
             raise StorageFailed(f"cannot leave {self.path} in order: {error}") from error
         finally:
-            os.close(lock)
+            _unlock(lock)
 
 
 def _describe(data_path: str) -> str:
@@ -167,16 +181,48 @@ def _take_lock(path: str) -> tuple[int, str]:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         said = _read_lock(lock)
-        _write_lock(lock, f"pid {os.getpid()}")
+        _write_lock(lock, f"pid {os.getpid()}" if _tells_of_a_store(said) else f"pid {os.getpid()}{_OPENING}")
     except BlockingIOError as error:
-        said = _read_lock(lock)
+        said, here = _read_lock(lock), any(os.path.sameopenfile(lock, held) for held in list(_held))
         os.close(lock)
-        holder = f" by {said}" if said.startswith("pid ") else ""
+        if here:  # not by what LOCK says: in another container there is a process with the same id
+            raise ConfigError(f"{path} is open in this process already; share that store, or close it first") from error
+        holder = f" by {said.removesuffix(_OPENING)}" if said.startswith("pid ") else ""
         raise ConfigError(f"{path} is in use{holder}; stop that process or give another directory") from error
     except OSError as error:
         os.close(lock)
         raise ConfigError(f"cannot lock {lock_path}: {error.strerror}; the directory needs a file system with locks and free space") from error
+    _held[lock] = path
     return lock, said
+
+
+def _tells_of_a_store(said: str) -> bool:
+    """Whether there was one when LOCK was written."""
+    return bool(said) and not said.endswith(_OPENING)
+
+
+def _refuse_lost(data_path: str, said: str) -> None:
+    """Raises ConfigError where LOCK tells of a store and the data file is absent or empty: a new one in its place would be another cluster."""
+    try:
+        lost = not os.stat(data_path).st_size
+    except FileNotFoundError:
+        lost = True
+    if lost and _tells_of_a_store(said):
+        directory = os.path.dirname(data_path)
+        raise ConfigError(f"{data_path} is absent or empty, and {_LOCK} says that there was a store; restore it, or remove {directory} to begin anew")
+
+
+def _unlock(lock: int) -> None:
+    _held.pop(lock, None)
+    os.close(lock)
+
+
+def _after_fork_in_child() -> None:
+    while _held:
+        os.close(_held.popitem()[0])
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _read_lock(lock: int) -> str:

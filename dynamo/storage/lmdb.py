@@ -6,8 +6,9 @@ switches only `sync` is used here: never `writemap` (a full disk is a SIGBUS the
 the last acknowledged commit). With `synced=False` a crash of the process loses nothing, but a power cut may damage the
 file: that is what durability `relaxed` means.
 
-LMDB trusts the structure of its file. A damaged row is found by the row's checksum; a damaged tree page may be an error,
-wrong rows (found likewise), or the end of the process. `python -m lmdb verify` looks at a file without opening it.
+LMDB trusts the structure of its file. A file that was cut off is refused (`lmdb_file`); a damaged row is found by the
+row's checksum; a damaged tree page may be an error, wrong rows (found likewise), or the end of the process. `python -m
+lmdb verify` looks at a file without opening it.
 
 The map is an address range, not memory or disk: it is made so large that it never has to grow, for growing needs all
 transactions stopped.
@@ -25,6 +26,7 @@ import lmdb
 from dynamo.errors import ConfigError, DynamoError, StorageFailed, StorageFull
 from dynamo.model.group import Group
 from dynamo.storage.engine import Table
+from dynamo.storage.lmdb_file import missing_bytes
 
 MAP_BYTES = 1 << 40
 MAP_BYTES_MIN = 1 << 30
@@ -180,7 +182,16 @@ def _has_no_room(path: str) -> bool:
 
 
 def _open(path: str, synced: bool, map_bytes: int) -> lmdb.Environment:
-    """Open with the largest map up to `map_bytes` that the address space and the file system grant."""
+    """Open with the largest map up to `map_bytes` that the address space and the file system grant. Raises ConfigError for a file that is none of
+    ours, or not whole: LMDB would read behind its end, which ends the process."""
+    try:
+        missing = missing_bytes(f"{path}/data.mdb")
+    except FileNotFoundError:
+        missing = 0
+    except OSError as error:
+        raise ConfigError(f"cannot open {path}/data.mdb: {error.strerror}") from error
+    if missing:
+        raise ConfigError(f"{path}/data.mdb was cut off: its last {missing} bytes are missing; restore it, or give an empty directory")
     while True:
         try:
             return lmdb.open(
@@ -200,6 +211,8 @@ def _open(path: str, synced: bool, map_bytes: int) -> lmdb.Environment:
             if error.code not in _MAP_REFUSED or map_bytes // 4 < MAP_BYTES_MIN:
                 if error.code in _FULL:
                     raise _write_error(error, path) from error
+                if "already open in this process" in str(error):  # LMDB's locks are a process's own, and a fork does not end what was open
+                    raise ConfigError(f"{path} is already open in this process, or was in the one that it was forked from") from error
                 raise ConfigError(f"cannot open {path}/data.mdb: {error}") from error
             map_bytes //= 4
 

@@ -112,3 +112,12 @@ def test_addresses_come_back() -> None:
     for text in ("h:1", "[::1]:65535", "127.0.0.1:7379"):
         assert join_address(*split_address(text)) == text
     assert split_address("[::1]") == ("::1", 7379)
+
+
+def test_the_order_of_the_settings_is_fixed() -> None:
+    given = ("d", "h:1", ("h:2",), "n1", "z", 2.0, "relaxed", 5, 2, 3, 1, 2, 64, {"b": {}})
+    config = NodeConfig(*given)
+    names = ("data", "listen", "join", "name", "zone", "capacity", "durability", "n", "r", "w", "pr", "pw", "partitions", "buckets")
+    assert {name: getattr(config, name) for name in names} == dict(zip(names, (Path("d"), *given[1:-1], {"b": BucketConfig()}), strict=True))
+    with pytest.raises(TypeError):
+        NodeConfig(*given, 60.0)  # type: ignore[misc]

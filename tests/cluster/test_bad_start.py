@@ -102,6 +102,10 @@ def test_a_copied_directory_beside_its_original(served: ServedNode, tmp_path: Pa
     [
         pytest.param(lambda data: data.write_bytes(data.read_bytes()[:4096]), id="one page"),
         pytest.param(lambda data: data.write_bytes(b"\xff" * 65_536), id="noise"),
+        pytest.param(lambda data: data.write_bytes(data.read_bytes()[:12_288]), id="cut off"),
+        pytest.param(lambda data: data.write_bytes(data.read_bytes()[:-8192]), id="end cut off"),
+        pytest.param(lambda data: data.write_bytes(b""), id="empty"),
+        pytest.param(lambda data: data.unlink(), id="absent"),
     ],
 )
 def test_a_damaged_data_file_is_an_error_not_a_crash(served: ServedNode, tmp_path: Path, damage: Callable[[Path], object]) -> None:

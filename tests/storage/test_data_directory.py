@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -169,8 +170,11 @@ def test_in_use_by_another_process_until_it_ends(tmp_path: Path, start_child: St
 
 def test_in_use_in_this_process(tmp_path: Path) -> None:
     directory = DataDirectory(tmp_path)
-    with pytest.raises(ConfigError, match=f"in use by pid {os.getpid()};"):
+    with pytest.raises(ConfigError, match=f"{tmp_path} is open in this process already;"):
         DataDirectory(tmp_path)
+    (tmp_path.parent / "link").symlink_to(tmp_path)
+    with pytest.raises(ConfigError, match="is open in this process already;"):
+        DataDirectory(tmp_path.parent / "link")
     directory.close(clean=True)
     assert stop(tmp_path, clean=True) is True
 
@@ -182,6 +186,48 @@ def test_a_refused_directory_is_unlocked_again(tmp_path: Path) -> None:
             DataDirectory(tmp_path)
     (tmp_path / "data.mdb").unlink()
     assert stop(tmp_path, clean=True) is False
+
+
+# --- whole or not -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("clean", [True, False])
+@pytest.mark.parametrize("damage", ["empty", "absent", "cut"])
+def test_a_lost_or_cut_data_file_is_refused_and_nothing_is_put_in_its_place(tmp_path: Path, damage: str, clean: bool) -> None:
+    directory = DataDirectory(tmp_path)
+    directory.engine.commit(Group(1, objects={b"%d" % number: bytes(1000) for number in range(100)}))
+    directory.close(clean)
+    data = tmp_path / "data.mdb"
+    whole = data.read_bytes()
+    data.write_bytes(b"" if damage == "empty" else whole[: len(whole) // 2])
+    if damage == "absent":
+        data.unlink()
+    for _ in range(2):
+        with pytest.raises(ConfigError, match=f"{data} was cut off: its last" if damage == "cut" else f"{data} is absent or empty"):
+            DataDirectory(tmp_path)
+    assert data.exists() == (damage != "absent") and (damage == "absent" or len(data.read_bytes()) == (len(whole) // 2 if damage == "cut" else 0))
+    data.write_bytes(whole)
+    stop(tmp_path, clean=True)
+
+
+@pytest.mark.parametrize("left", [None, b""])
+def test_a_first_start_that_was_killed_half_way_is_begun_again(tmp_path: Path, left: bytes | None) -> None:
+    # The lock is taken, and the data file not made yet, or made and not written.
+    (tmp_path / "LOCK").write_text(f"pid {os.getpid()}, opening\n")
+    if left is not None:
+        (tmp_path / "data.mdb").write_bytes(left)
+    assert stop(tmp_path, clean=True) is False
+    assert stop(tmp_path, clean=True) is True
+
+
+def test_a_start_that_is_killed_at_any_moment_leaves_a_directory_that_opens(tmp_path: Path, start_child: Start) -> None:
+    for tenths in range(12):
+        path = tmp_path / str(tenths)
+        child = start_child(HOLDER, path)
+        time.sleep(tenths / 50)
+        child.kill()
+        child.wait()
+        stop(path, clean=True)
 
 
 # --- ours or not ------------------------------------------------------------------------------------------------------
@@ -208,6 +254,23 @@ def test_a_file_is_no_directory(tmp_path: Path) -> None:
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(ConfigError, match="is not a directory"):
             DataDirectory(path)
+
+
+@pytest.mark.parametrize("path", ["", "a\0b", b"", b"a\0b"])
+def test_what_can_be_no_path_is_refused(path: str | bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="is not the path of a directory"):
+        DataDirectory(path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_path_may_be_bytes(tmp_path: Path) -> None:
+    stop(tmp_path / "data", clean=True)
+    directory = DataDirectory(os.fsencode(tmp_path / "data"))
+    assert directory.clean and directory.path == str(tmp_path / "data")
+    directory.close(clean=True)
+    with pytest.raises(TypeError):
+        DataDirectory(5)  # type: ignore[arg-type]
 
 
 def test_foreign_files_are_not_mixed_with(tmp_path: Path) -> None:

@@ -78,6 +78,37 @@ def test_many_threads_lose_no_update(store: dynamo.Store) -> None:
     assert store.get("counter").value == b"200"
 
 
+def test_no_other_write_of_the_key_comes_into_an_update_not_even_of_its_own_function(store: dynamo.Store) -> None:
+    people = store.bucket("people")
+    store.set("a", b"1")
+    people.set("a", b"1")
+
+    def change(values: list[bytes]) -> bytes:
+        for write in (
+            lambda: store.set("a", b"2"),
+            lambda: store.put(b"a", b"2"),
+            lambda: store.bucket("default").put("a", b"2", context=store.get("a").context),
+            lambda: store.delete("a", blind=True),
+            lambda: store.set_many({"b": b"2", "a": b"2"}),
+            lambda: store.update("a", lambda values: b"2"),
+        ):
+            with pytest.raises(RuntimeError, match="within an update of it"):
+                write()
+        assert store.get("a").value == b"1"
+        for number in range(200):  # other keys, whatever locks they share, and the same key in another bucket
+            store.set(f"other-{number}", b"2")
+        people.set("a", b"2")
+        people.update("a", lambda values: values[0] + b"3")
+        return values[0] + b"9"
+
+    store.update("a", change)
+    assert store.get("a").values == (b"19",) and people.get("a").values == (b"23",)
+    with pytest.raises(ZeroDivisionError):
+        store.update("a", lambda values: 1 / 0)
+    store.set("a", b"4")  # the update is over
+    assert store.get("a").value == b"4"
+
+
 @pytest.mark.parametrize("durability", ["relaxed", "synced"])
 def test_reopening_keeps_everything_and_the_actor(durability: str, tmp_path: Path) -> None:
     with dynamo.open(tmp_path, durability=durability) as store:
@@ -100,7 +131,7 @@ def test_a_copied_directory_starts_a_new_actor(tmp_path: Path) -> None:
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
-    with dynamo.open(tmp_path), pytest.raises(dynamo.ConfigError, match="in use"):
+    with dynamo.open(tmp_path), pytest.raises(dynamo.ConfigError, match="open in this process already; share that store"):
         dynamo.open(tmp_path)
 
 
@@ -113,10 +144,20 @@ def test_what_is_no_time_is_refused_before_anything_is_made(tmp_path: Path, time
 
 def test_a_closed_store_says_so(tmp_path: Path) -> None:
     store = dynamo.open(tmp_path)
+    results, bucket = store.scan(), store.bucket("b")
     store.close()
     store.close()
-    with pytest.raises(RuntimeError, match="closed"):
-        store.get("a")
+    for verb in (
+        lambda: store.get("a"),
+        lambda: store.update("a", lambda values: b"1"),
+        lambda: bucket.update("a", lambda values: b"1"),
+        lambda: bucket.set("a", b"1"),
+        lambda: next(results),
+        store.stats,
+        store.__enter__,
+    ):
+        with pytest.raises(RuntimeError, match="the store is closed"):
+            verb()
 
 
 def test_a_killed_process_lost_nothing_acknowledged(tmp_path: Path) -> None:
