@@ -34,7 +34,7 @@ Page = tuple[tuple[bytes, bytes, bytes], ...]  # (row key, key, record), in orde
 def read_page(core: Core, bucket: bytes, prefix: bytes, first: int, end: int, after: bytes, limit: int) -> tuple[Page, bool]:
     """(rows, whether that was all) of the partitions first..end-1 here, behind the row key `after`. Committed rows only.
 
-    Raises CorruptRecord for a damaged row, which is never skipped as if it were absent.
+    Raises CorruptRecord for a damaged row, which is never skipped as if it were absent, and has its repair begun.
     """
     found: list[tuple[bytes, bytes, bytes]] = []
     size = 0
@@ -46,7 +46,11 @@ def read_page(core: Core, bucket: bytes, prefix: bytes, first: int, end: int, af
         while stop is None or start < stop:
             rows = core.scan(start, stop, limit - len(found))
             for row_key, data in rows:
-                row = decode_row(row_key, data)
+                try:
+                    row = decode_row(row_key, data)
+                except CorruptRecord:
+                    core.want_repair(row_key)
+                    raise
                 key = split_row_key(row_key, row.full_key)[2]
                 if key.startswith(prefix):
                     found.append((row_key, key, row.record))
@@ -85,7 +89,7 @@ def receive_scan_read(core: Core, source: bytes, message: Message) -> None:
 class PendingScan:
     """One client request for a page: the partitions it has come to, and the replicas' pages of them."""
 
-    __slots__ = ("after", "begun", "bucket", "deadline", "definition", "end", "entries", "first", "limit", "outstanding", "pages", "pages_left",
+    __slots__ = ("after", "begun", "bucket", "damaged", "deadline", "definition", "end", "entries", "first", "limit", "outstanding", "pages", "pages_left",
                  "plan", "prefix", "reply_to", "request_id", "required", "started")  # fmt: skip
 
     def __init__(self, core: Core, reply_to: ReplyTo, message: Message, definition: BucketDefinition) -> None:
@@ -104,6 +108,7 @@ class PendingScan:
         self.outstanding: set[bytes] = set()
         self.pages: dict[bytes, tuple[Page, bool]] = {}
         self.pages_left = PAGES_MAX
+        self.damaged = False  # some owner met a damaged row
 
     @property
     def place(self) -> bytes:
@@ -143,6 +148,8 @@ class PendingScan:
             return self._take_pages(core) or self._advance(core)
         while len(self.pages) + len(self.outstanding) < self.required:
             if not self._ask_next(core):
+                if self.damaged:
+                    return self._fail(core, CorruptRecord("a row in the way is damaged at too many owners; it is being repaired if one of them has it whole"))
                 return self._fail(core, Unavailable(required=self.required, received=len(self.pages)))
         return len(self.pages) >= self.required and self._settle(core)
 
@@ -156,6 +163,7 @@ class PendingScan:
                     return True
                 except DynamoError as error:
                     core.count(f"scan_failed_{type(error).__name__}")
+                    self.damaged = self.damaged or isinstance(error, CorruptRecord)
             elif core.liveness.up(node):
                 self.outstanding.add(node)
                 core.send(node, (m.SCAN_READ, self.request_id, self.bucket, self.prefix, self.first, self.end, self.after, PAGE_ROWS,
@@ -223,6 +231,7 @@ class PendingScan:
         if node not in self.outstanding:
             return False
         self.outstanding.discard(node)
+        self.damaged = self.damaged or code == CorruptRecord.code
         self._ask_next(core)
         return self._settle(core)
 

@@ -64,3 +64,19 @@ def test_each_live_key_once_whatever_reply_comes_when(nodes: int, monkeypatch: p
             finished = not cursor
         assert sorted(found) == sorted(b"key-%d" % number for number in range(30)), f"seed {seed}"
         assert not any(type(fold).__name__ == "PendingScan" for node in rig.nodes.values() for fold in node.replica.core.pending.values())
+
+
+def test_a_damaged_row_in_the_way_is_named_and_repaired() -> None:
+    rig = Rig()
+    for number in range(20):
+        rig.put(rig.ids[0], b"key-%d" % number, b"v")
+    row_key = rig.row_key(b"key-7")
+    for node_id in rig.ids[:2]:
+        table = rig.nodes[node_id].objects
+        table[row_key] = table[row_key][:-1] + bytes([table[row_key][-1] ^ 1])
+    message = (m.SCAN, 0, BUCKET, b"", b"", 0, 1000)
+    reply = rig.ask(rig.ids[0], message)
+    assert (reply[0], reply[2]) == (m.ERROR, 8)
+    rig.pass_time(3)
+    reply = rig.ask(rig.ids[0], message)
+    assert reply[0] == m.SCAN_REPLY and len(reply[4]) == 20
