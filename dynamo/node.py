@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 from collections.abc import Callable
+from contextlib import ExitStack
 from random import Random
 from types import TracebackType
 from typing import Any, TypeVar
@@ -27,7 +29,7 @@ from dynamo.client.addresses import seconds
 from dynamo.client.local import LocalCalls
 from dynamo.client.verbs import Place, Verb
 from dynamo.client.verbs_async import AsyncVerbsOfDefault
-from dynamo.config import NodeConfig
+from dynamo.config import NodeConfig, split_address
 from dynamo.errors import ConfigError, ConnectionFailed, DynamoError
 from dynamo.membership.members import Membership
 from dynamo.model.member import JOINING, LEFT, NORMAL, Member
@@ -51,9 +53,12 @@ _log = logging.getLogger("dynamo.node")
 
 class Node(AsyncVerbsOfDefault):
     """A member of a cluster, with the verbs of `AsyncClient` for the program it is in: they reach its replica without a socket, from any task of
-    this Trio run. Raises on entering: ConfigError (directory, address, another cluster), ConnectionFailed (nobody to join)."""
+    this Trio run. It is entered once. Raises on entering: ConfigError (directory, address, another cluster), ConnectionFailed (nobody to join),
+    RuntimeError on another loop than Trio's; nothing is held then, and it may be entered again."""
 
     def __init__(self, config: NodeConfig) -> None:
+        if not isinstance(config, NodeConfig):
+            raise TypeError(f"a Node is made of a NodeConfig, as in Node(NodeConfig(data=...)), not of {type(config).__name__}")
         self.config = config
         self._place = Place.named("default")
         self._calls: LocalCalls | None = None
@@ -63,28 +68,27 @@ class Node(AsyncVerbsOfDefault):
         self._failure: Exception | None = None
         # Shielded: a program that is cancelled around its node still gets a drained one, which needs the reactor.
         self._scope = trio.CancelScope(shield=True)
+        self._introduction = trio.CancelScope()
         self._known = trio.Event()
         self._not_known: DynamoError | None = None
+        self._entered = False
+        self._closed = False
+        self._ended = trio.Event()  # the reactor has
+        self._stopped = trio.Event()  # all is closed
 
     async def __aenter__(self) -> Node:
-        self._directory = DataDirectory(self.config.data, self.config.durability)
+        if not trio.lowlevel.in_trio_task():
+            raise RuntimeError("a Node runs on Trio: enter it within trio.run; a program on asyncio uses AsyncClient, and `dynamo serve` beside it")
+        if self._closed:
+            raise RuntimeError("the node is closed; make another")
+        if self._entered:
+            raise RuntimeError("the node was entered already; make another for another address and directory")
+        self._entered = True
         try:
-            listener = sockets.listen(self.config.listen)
-            try:
-                self.address = sockets.advertised(self.config.listen, listener)
-                self.name = self.config.name or self.address.replace(":", "-").strip("[]")
-                await self._learn()
-                self._begin()
-                self._parts = self._assemble(listener)
-            except BaseException:
-                listener.close()
-                raise
+            await self._start()
         except BaseException:
-            self._directory.close(self._directory.clean)  # nothing was minted, so it is as clean as it was
+            self._entered = False
             raise
-        self._calls = LocalCalls(self._parts.reactor.open_local)
-        self._manager = trio.open_nursery()
-        self._nursery = await self._manager.__aenter__()
         self._nursery.start_soon(self._react)
         self._nursery.start_soon(self._be_known)
         return self
@@ -92,22 +96,28 @@ class Node(AsyncVerbsOfDefault):
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         hurried = isinstance(error, trio.Cancelled)
         try:
-            if self._failure is None:
-                with trio.CancelScope(shield=hurried):
-                    await self._parts.reactor.drain(HURRIED_DRAIN_S if hurried else DRAIN_S)
+            with trio.CancelScope(shield=hurried):
+                await self._stop(HURRIED_DRAIN_S if hurried else DRAIN_S)
         finally:
-            self._scope.cancel()
             self._nursery.cancel_scope.cancel()
-            try:
-                await self._manager.__aexit__(None, None, None)
-            finally:
-                self._close()
+            await self._manager.__aexit__(None, None, None)
         if self._failure is not None:
             raise self._failure
 
+    async def close(self) -> None:
+        """Stop as leaving the block does: answer what is under way, and let go of the directory and the address. From any task of this Trio run; the
+        block goes on, and what it asks of the node from now on raises RuntimeError. A second call waits for the first."""
+        if self._entered and self._calls is None:
+            raise RuntimeError("the node is starting; to stop it now, cancel the task that enters it")
+        if self._entered:
+            await self._stop(DRAIN_S)
+        self._closed = True
+
     async def ready(self) -> None:
         """Wait until this node serves and the members that can be reached know it. Raises ConfigError where they refuse it."""
+        self._running()
         await self._known.wait()
+        self._running()
         if self._not_known is not None:
             raise self._not_known
 
@@ -123,18 +133,45 @@ class Node(AsyncVerbsOfDefault):
 
     def metrics(self) -> dict[str, Any]:
         """Counts since the start, by name."""
+        self._running()
         return self._parts.metrics()
 
     def __repr__(self) -> str:
         return f"<Node {self.name} at {self.address}>" if self.address else f"Node({self.config!r})"
 
     async def _run(self, verb: Verb[T], timeout: float | None) -> T:
-        calls, deadline = self._calls, trio.current_time() + (VERB_TIMEOUT_S if timeout is None else seconds(timeout))
-        if calls is None:
-            raise RuntimeError("the node is not running; its verbs work within `async with`")
+        calls = self._running()
+        deadline = trio.current_time() + (VERB_TIMEOUT_S if timeout is None else seconds(timeout))
         return await verbs.run_async(verb, lambda request: calls.call(request, deadline))
 
+    def _running(self) -> LocalCalls:
+        """The way to its replica. Raises RuntimeError before it was entered, and once it is closed."""
+        if self._closed:
+            raise RuntimeError("the node is closed")
+        if self._calls is None:
+            raise RuntimeError("the node is not running; use it within `async with`")
+        return self._calls
+
     # --- starting -----------------------------------------------------------------------------------------------------------------
+
+    async def _start(self) -> None:
+        """Everything up to the first task. What was opened on the way to a failure is closed."""
+        with ExitStack() as opened:
+            self._directory = DataDirectory(self.config.data, self.config.durability)
+            opened.callback(lambda: self._directory.close(self._directory.clean))  # nothing was minted, so it is as clean as it was
+            listener = sockets.listen(self.config.listen)
+            opened.callback(listener.close)
+            self.address = sockets.advertised(self.config.listen, listener)
+            self.name = self.config.name or _name_of(self.address)
+            await self._learn()
+            self._begin()
+            self._parts = self._assemble(listener)
+            opened.callback(self._parts.close)
+            calls = LocalCalls(self._parts.reactor.open_local)
+            self._manager = trio.open_nursery()
+            self._nursery = await self._manager.__aenter__()
+            self._calls = calls
+            opened.pop_all()
 
     async def _learn(self) -> None:
         """Learn who this node is, which cluster it belongs to and who else does."""
@@ -189,13 +226,16 @@ class Node(AsyncVerbsOfDefault):
 
     async def _react(self) -> None:
         """The reactor; if it fails the node is no more, and the block around it ends with that error."""
-        with self._scope:
-            async with trio.open_nursery() as nursery:
-                try:
-                    await self._parts.reactor.run(nursery)
-                except Exception as error:
-                    self._failure = error
-                    nursery.cancel_scope.cancel()
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    try:
+                        await self._parts.reactor.run(nursery)
+                    except Exception as error:
+                        self._failure = error
+                        nursery.cancel_scope.cancel()
+        finally:
+            self._ended.set()
         if self._failure is not None:
             self._nursery.cancel_scope.cancel()
 
@@ -203,11 +243,35 @@ class Node(AsyncVerbsOfDefault):
         me = self._membership.local
         others = [m for m in self._membership.members.values() if m.node_id != me.node_id and m.status != LEFT]
         try:
-            await startup.be_known(others, me, self.cluster_id, self._parts.reactor.refusals.get)
+            with self._introduction:
+                await startup.be_known(others, me, self.cluster_id, self._parts.reactor.refusals.get)
         except ConfigError as error:
             self._not_known = error
         self._known.set()
 
-    def _close(self) -> None:
-        clean = self._parts.close() and self._failure is None
-        self._directory.close(clean)
+    async def _stop(self, drain_s: float) -> None:
+        """Drain, end the two tasks, close everything; once. Whoever comes second waits for it, the cancelled too: it takes no longer than `drain_s`."""
+        if self._closed:
+            with trio.CancelScope(shield=True):
+                await self._stopped.wait()
+            return
+        self._closed = True
+        try:
+            if self._failure is None:
+                await self._parts.reactor.drain(drain_s)
+        finally:
+            self._introduction.cancel()
+            self._scope.cancel()
+            with trio.CancelScope(shield=True):
+                await self._ended.wait()
+            try:
+                clean = self._parts.close() and self._failure is None
+                self._directory.close(clean)
+            finally:
+                self._stopped.set()
+
+
+def _name_of(address: str) -> str:
+    """A name for a node that was given none: letters, digits and dashes of its address."""
+    host, port = split_address(address)
+    return f"{re.sub('[^A-Za-z0-9_.-]+', '-', host).strip('-')}-{port}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from dynamo.errors import InvalidKey
 from dynamo.model.key import check_bucket, check_key
 
 
@@ -35,21 +36,25 @@ def encode_value(value: Any, codec: Codec | None) -> bytes:
 
 def key_bytes(key: str | bytes) -> bytes:
     """The key as stored: str as UTF-8, bytes as they are. Raises TypeError, InvalidKey (empty) or KeyTooLong."""
-    data = _to_bytes(key, "key")
+    data = text_bytes(key, "key")
     check_key(data)
     return data
 
 
 def bucket_bytes(name: str | bytes) -> bytes:
     """The bucket name as sent. Raises TypeError or InvalidKey."""
-    data = _to_bytes(name, "bucket name")
+    data = text_bytes(name, "bucket name")
     check_bucket(data)
     return data
 
 
-def _to_bytes(text: str | bytes, what: str) -> bytes:
+def text_bytes(text: str | bytes, what: str) -> bytes:
+    """str as UTF-8, bytes as they are. Raises TypeError, and InvalidKey for a str with lone surrogates, which is no text."""
     if isinstance(text, str):
-        return text.encode("utf-8")
+        try:
+            return text.encode("utf-8")
+        except UnicodeEncodeError:
+            raise InvalidKey(f"the {what} {text!r} is no text that UTF-8 can hold; give its bytes, as os.fsencode makes them") from None
     if isinstance(text, bytes | bytearray | memoryview):
         return bytes(text)
     raise TypeError(f"a {what} is str or bytes, not {type(text).__name__}")

@@ -67,6 +67,9 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    if sys.stdout is None:  # closed by whoever started us; found out before anything is done
+        print("dynamo: standard output is closed", file=sys.stderr)
+        return FAILED
     try:
         code = cli.main(arguments, prog_name="dynamo", standalone_mode=False)
     except click.ClickException as error:
@@ -78,10 +81,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         applied = "; the write may have been applied, or may be yet" if error.maybe_applied else ""
         print(f"dynamo: {error}{applied}", file=sys.stderr)
         return exit_code(error)
-    except BrokenPipeError:  # the reader of stdout, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter would complain when it flushes
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):  # the reader of stdout, such as `head`, has seen enough
+            print(f"dynamo: {error.strerror or error}{f': {error.filename}' if error.filename else ''}", file=sys.stderr)
+        _drop_output()
         return FAILED
     return code if isinstance(code, int) else OK
+
+
+def _drop_output() -> None:
+    """What stdout does not take is dropped; the interpreter would try again at its end, and complain."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def exit_code(error: DynamoError) -> int:

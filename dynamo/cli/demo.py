@@ -14,6 +14,7 @@ import click
 from dynamo.cli import OK, installation
 from dynamo.cli.output import talk, write
 from dynamo.config import DEFAULT_PORT
+from dynamo.errors import ConfigError
 from dynamo.testing.cluster import ServedCluster
 
 
@@ -22,7 +23,7 @@ from dynamo.testing.cluster import ServedCluster
 @click.option("--keep", metavar="DIR", help="Keep the data in DIR rather than delete it at the end.")
 def demo_command(nodes: int, keep: str | None) -> int:
     """Start a cluster of a few nodes on free ports, until Ctrl-C or SIGTERM. Prints each node's ready line, then commands to try."""
-    directory = Path(keep) if keep else Path(tempfile.mkdtemp(prefix="dynamo-demo-"))
+    directory = _writable(Path(keep)) if keep else Path(tempfile.mkdtemp(prefix="dynamo-demo-"))
     for number in (signal.SIGTERM, signal.SIGINT):  # both by name: a shell starts its background jobs with SIGINT ignored
         signal.signal(number, _interrupt)
     try:
@@ -41,6 +42,16 @@ def demo_command(nodes: int, keep: str | None) -> int:
         if not keep:
             shutil.rmtree(directory, ignore_errors=True)
     return OK
+
+
+def _writable(directory: Path) -> Path:
+    """The directory, made when absent. Raises ConfigError where nothing can be kept in it."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=directory).close()
+    except OSError as error:
+        raise ConfigError(f"--keep {directory}: {error.strerror}; give a directory that can be written") from None
+    return directory
 
 
 def _invite(cluster: ServedCluster) -> None:

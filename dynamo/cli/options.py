@@ -27,7 +27,11 @@ def as_bytes(ctx: click.Context, param: click.Parameter, value: str) -> bytes:
 
 def _bytes_or_stdin(ctx: click.Context, param: click.Parameter, value: str) -> bytes:
     """The same, with `-` for all of standard input."""
-    return sys.stdin.buffer.read() if value == "-" else os.fsencode(value)
+    if value != "-":
+        return os.fsencode(value)
+    if sys.stdin is None:
+        raise OSError("standard input is closed")
+    return sys.stdin.buffer.read()
 
 
 def _token(ctx: click.Context, param: click.Parameter, value: str | None) -> Context | None:

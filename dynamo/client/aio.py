@@ -69,6 +69,7 @@ class AsyncClient(AsyncVerbsOfDefault):
             await channel.ended.wait()
 
     async def __aenter__(self) -> AsyncClient:
+        self._here()
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:

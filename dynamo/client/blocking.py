@@ -66,6 +66,7 @@ class Client(Verbs):
         self._pool.close()
 
     def __enter__(self) -> Client:
+        self._here()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:

@@ -7,6 +7,7 @@ another process, through another node.
 from __future__ import annotations
 
 from dynamo.api import urlsafe
+from dynamo.api.codec import text_bytes
 from dynamo.api.context import Context
 from dynamo.api.result import Result, make_siblings
 from dynamo.client.core import Request
@@ -22,13 +23,11 @@ class Scan:
     """Run `page` until `done`; what a page may raise leaves the scan where it was."""
 
     def __init__(self, place: Place, prefix: Key, limit: int | None, cursor: str | bytes | None) -> None:
-        """Raises TypeError, ValueError (limit), KeyTooLong (prefix) or InvalidRequest (a text that is no cursor)."""
+        """Raises TypeError, ValueError (limit), KeyTooLong and InvalidKey (prefix) or InvalidRequest (a text that is no cursor)."""
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):
             raise ValueError(f"limit is a number of keys, not {limit!r}; leave it out for all")
-        if not isinstance(prefix, str | bytes | bytearray | memoryview):
-            raise TypeError(f"a prefix is str or bytes, not {type(prefix).__name__}")
         self._place = place
-        self._prefix = prefix.encode("utf-8") if isinstance(prefix, str) else bytes(prefix)
+        self._prefix = text_bytes(prefix, "prefix")
         if self._prefix:
             check_key(self._prefix)
         self._left = None if limit is None else int(limit)

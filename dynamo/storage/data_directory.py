@@ -186,7 +186,7 @@ def _take_lock(path: str) -> tuple[int, str]:
         said, here = _read_lock(lock), any(os.path.sameopenfile(lock, held) for held in list(_held))
         os.close(lock)
         if here:  # not by what LOCK says: in another container there is a process with the same id
-            raise ConfigError(f"{path} is open in this process already; share that store, or close it first") from error
+            raise ConfigError(f"{path} is in use in this process already; share what has it open, or close that first") from error
         holder = f" by {said.removesuffix(_OPENING)}" if said.startswith("pid ") else ""
         raise ConfigError(f"{path} is in use{holder}; stop that process or give another directory") from error
     except OSError as error:

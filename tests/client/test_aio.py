@@ -426,7 +426,10 @@ def test_closing_ends_what_is_under_way_and_refuses_what_comes(start: Start, loo
             await c.close()
 
         await loop.together(write, write, close)
-        with pytest.raises(RuntimeError, match="closed"):
+        with pytest.raises(RuntimeError, match="the client is closed"):
+            async with c:
+                raise AssertionError("entered")
+        with pytest.raises(RuntimeError, match="the client is closed"):
             await c.get("k")
 
     loop.run(main)

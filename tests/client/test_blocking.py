@@ -368,6 +368,18 @@ def test_a_forked_child_opens_its_own_connections(start: Start) -> None:
         assert c.get("k").value == b"v" and node.connections == 2  # the parent's connection is as it was
 
 
+def test_a_closed_client_says_so(start: Start) -> None:
+    node = start(store())
+    c = client(node)
+    results, bucket = c.scan(), c.bucket("b")
+    c.close()
+    c.close()
+    for verb in (lambda: c.get("k"), lambda: bucket.set("k", b"v"), lambda: next(results), c.stats, c.cluster_status, c.__enter__):
+        with pytest.raises(RuntimeError, match="the client is closed"):
+            verb()
+    assert not node.connections
+
+
 def test_the_client_imports_no_trio() -> None:
     import subprocess
     import sys

@@ -170,10 +170,10 @@ def test_in_use_by_another_process_until_it_ends(tmp_path: Path, start_child: St
 
 def test_in_use_in_this_process(tmp_path: Path) -> None:
     directory = DataDirectory(tmp_path)
-    with pytest.raises(ConfigError, match=f"{tmp_path} is open in this process already;"):
+    with pytest.raises(ConfigError, match=f"{tmp_path} is in use in this process already;"):
         DataDirectory(tmp_path)
     (tmp_path.parent / "link").symlink_to(tmp_path)
-    with pytest.raises(ConfigError, match="is open in this process already;"):
+    with pytest.raises(ConfigError, match="is in use in this process already;"):
         DataDirectory(tmp_path.parent / "link")
     directory.close(clean=True)
     assert stop(tmp_path, clean=True) is True

@@ -131,7 +131,7 @@ def test_a_copied_directory_starts_a_new_actor(tmp_path: Path) -> None:
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
-    with dynamo.open(tmp_path), pytest.raises(dynamo.ConfigError, match="open in this process already; share that store"):
+    with dynamo.open(tmp_path), pytest.raises(dynamo.ConfigError, match="in use in this process already; share"):
         dynamo.open(tmp_path)
 
 
