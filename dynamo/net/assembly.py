@@ -23,7 +23,6 @@ from dynamo.net.commits import Commits
 from dynamo.net.reactor import Reactor
 from dynamo.net.spread import Spread
 from dynamo.replication import ActorLease, Replica, Settings
-from dynamo.replication.handoff import PendingHandoff
 from dynamo.replication.rows import Read
 from dynamo.wire.hello import TREE_SHAPE, Hello
 
@@ -141,7 +140,7 @@ class Assembly:
     def _owes_nothing(self) -> bool:
         """Whether every request that was taken is answered; asked while stopping. What goes on behind an answer may be cut off."""
         core = self.replica.core
-        owing = [fold for fold in core.pending.values() if not isinstance(fold, PendingHandoff) and not getattr(fold, "answered", False)]
+        owing = [fold for fold in core.pending.values() if not getattr(fold, "answered", False)]
         return not owing and not core.waiting_for_actor
 
     def _connected(self, node: NodeId) -> bool:

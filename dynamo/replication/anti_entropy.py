@@ -118,6 +118,8 @@ class AntiEntropy:
 class PendingExchange:
     """One comparison with one peer, led by this node."""
 
+    answered = True  # nobody waits for it: a node that stops does not
+
     __slots__ = (
         "_asked", "_entropy", "_filling", "_keys", "_leaves", "_mine", "_place", "_places", "_repairing", "_shared", "_trees", "_width", "begun", "peer",
         "request_id", "spoken", "whole",

@@ -47,6 +47,7 @@ class Settings:
     suspect_after_s: float = 1.0  # a peer silent this long under a request is passed over until it speaks
     heartbeat_interval_s: float = 0.5  # how often each peer is asked for a sign of life; what the failure detector learns from
     stall_s: float = 0.25  # a step so late says that this node was stopped: what clients asked meanwhile may be out of date
+    gossip_interval_s: float = 1.0  # how often the membership is compared with that of one random other member
     heartbeat_peers_max: int = 32  # peers asked at a time; of more, a random choice
     request_time_s_max: float = 60.0  # the longest a request may stay pending, whatever its client asked
     pending_max: int = 20_000  # requests in flight; beyond it new ones are refused as busy

@@ -21,6 +21,8 @@ _SLICES_MAX = 16  # of up to `handoff_window` rows each, in one step
 class PendingHandoff:
     """One row on its way to its owners."""
 
+    answered = True  # nobody waits for it: a node that stops does not
+
     __slots__ = ("all_asked", "digest", "handoff", "row_key", "started", "waiting")
 
     def __init__(self, handoff: Handoff, row_key: bytes, digest: bytes, asked: set[bytes], all_asked: bool, started: float) -> None:

@@ -196,6 +196,8 @@ class PendingHint:
 
     __slots__ = ("digest", "row_key", "started", "target")
 
+    answered = True  # nobody waits for it: a node that stops does not
+
     def __init__(self, target: bytes, row_key: bytes, digest: bytes, started: float) -> None:
         self.target = target
         self.row_key = row_key

@@ -67,7 +67,7 @@ class Replica:
         """`read`, `scan`, `scan_hints`: the committed rows and hints. `stored_operations`: of the meta table, see `operations`."""
         rows = Rows(read, int.from_bytes(cluster.secret[:8], "big"), Operations(settings.operations_max, stored_operations))
         self.core = Core(settings, node_id, cluster, membership, actor, rows, scan, Hints(scan_hints), random, wall_us, durability)
-        self.gossip = Gossip(membership, random)
+        self.gossip = Gossip(membership, random, settings.gossip_interval_s)
         self.handoff = Handoff()
         self.trees = Trees()
         self.anti_entropy = AntiEntropy(self.trees)

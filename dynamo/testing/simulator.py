@@ -260,13 +260,13 @@ class SimulatedCluster:
         return found
 
     def _is_hopeless(self, key: bytes, live: list[Node]) -> bool:
-        """Whether the key cannot be repaired, because no owner has a good copy of it and one has a rotten one (with N = 1, say); or whether a stand-in
-        for its owners has a rotten row that does not even say any more which key it is of."""
+        """Whether the key cannot be repaired: because no owner has a good copy of it and one has a rotten one (with N = 1, say); because the rotten one
+        is the only one there is; or because a stand-in for its owners has a rotten row that does not even say any more which key it is of."""
         owners = self._owners(int.from_bytes(key[:2], "big"), self.places[key][0])
         rotten = [node for node in live if key in node.disk.damaged]
-        good = any(key in node.disk.objects and key not in node.disk.damaged for node in live if node.node_id in owners)
+        good = {node.node_id for node in live if key in node.disk.objects and key not in node.disk.damaged}
         unnamed = is_hashed(key) and any(node.node_id not in owners for node in rotten)
-        return unnamed or (not good and any(node.node_id in owners for node in rotten))
+        return unnamed or (bool(rotten) and not good) or (good.isdisjoint(owners) and any(node.node_id in owners for node in rotten))
 
     def _differences_of(self, key: bytes, live: list[Node]) -> list[Violation]:
         bucket, name = self.places[key]
@@ -352,7 +352,8 @@ def draw_settings(rng: Random) -> Settings:
         "fallback_after_s": rng.choice((0.03, 0.1, 0.2, 0.5)),
         "hedge_after_s": rng.choice((0.02, 0.05, 0.2)),
         "suspect_after_s": rng.choice((0.3, 1.0, 2.0)),
-        "heartbeat_interval_s": rng.choice((0.5, 2.0, 2.0, 4.0)),
+        "heartbeat_interval_s": rng.choice((1.0, 4.0, 4.0, 8.0)),
+        "gossip_interval_s": rng.choice((1.0, 4.0)),
         "pending_max": rng.choice((20, 20_000, 20_000)),
         "operations_max": rng.choice((4, 20_000, 20_000)),
         "record_bytes_max": rng.choice((8_000, 4 << 20)),
