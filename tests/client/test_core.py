@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dynamo.client.addresses import parse_addresses
 from dynamo.client.core import Attempts, Nodes, Request, RetryPolicy
 from dynamo.errors import (
+    ConfigError,
     ConnectionFailed,
     CorruptRecord,
     DynamoError,
@@ -54,6 +56,23 @@ def test_what_no_node_takes_is_no_request(fields: tuple[Any, ...]) -> None:
 @pytest.mark.parametrize("remaining", [61.0, 5e6, 1e12])
 def test_a_node_is_never_told_more_time_than_it_takes(remaining: float) -> None:
     assert attempts(addresses="a", deadline=remaining).next(0.0).time_ms == m.TIME_MS_MAX == int(Settings().request_time_s_max * 1000)
+
+
+@pytest.mark.parametrize("addresses", ["a:1,b:2", "dynamo://a:1,b:2", "dynamo://a:1,dynamo://b:2/", ["dynamo://a:1", " b:2 "], ("a:1,b:2", "a:1")])
+def test_addresses_come_in_many_forms(addresses: Any) -> None:
+    assert parse_addresses(addresses) == ("a:1", "b:2")
+
+
+@pytest.mark.parametrize("addresses", [None, 5, [5], ["a:1", None], b"a:1", [b"a:1"], {"a:1": 5}.items()])
+def test_what_is_no_address_is_a_type_error_that_says_so(addresses: Any) -> None:
+    with pytest.raises(TypeError, match="host:port"):
+        parse_addresses(addresses)
+
+
+@pytest.mark.parametrize("addresses", ["", " , ", [], "a:x", "http://a:1", "a:1/db", "a:0", "::1:7"])
+def test_what_can_be_no_address_is_a_config_error(addresses: Any) -> None:
+    with pytest.raises(ConfigError):
+        parse_addresses(addresses)
 
 
 def test_every_address_is_tried_and_then_the_error_tells_of_all() -> None:
