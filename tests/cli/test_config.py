@@ -26,6 +26,7 @@ from dynamo.errors import ConfigError
         ({"capacity": float("nan")}, "capacity"),
         ({"capacity": True}, "capacity"),
         ({"durability": "always"}, "durability"),
+        ({"durability": "buffered"}, "durability"),
         ({"n": 0}, "n"),
         ({"n": "3"}, "n"),
         ({"r": 4}, "r"),
