@@ -85,6 +85,17 @@ def test_every_address_is_tried_and_then_the_error_tells_of_all() -> None:
     assert not raised.value.maybe_applied
 
 
+def test_no_address_and_no_error_is_told_twice() -> None:
+    trying = Attempts(GET, ["h:1", "h:2"], RetryPolicy(), 5.0)
+    for _ in range(2):
+        trying.failed(trying.next(0.0).address, ConnectionFailed("h:1: Connection refused"), stale=True)
+    trying.answered("h:2", error_reply(Unavailable("needed 2 nodes, had 1", required=2, received=1)))
+    trying.failed("h:1", Timeout("h:1 did not answer in time"))
+    with pytest.raises(Unavailable) as raised:
+        trying.next(6.0)
+    assert str(raised.value) == "h:2: needed 2 nodes, had 1; h:1: Connection refused; h:1 did not answer in time"
+
+
 def test_one_silent_node_leaves_time_for_the_others_and_gets_what_is_left() -> None:
     trying, now, waits = attempts(), 0.0, []
     while now < 5.0:
