@@ -44,6 +44,7 @@ pytest() { "$bin/python" -m pytest -c "$scratch/source/pyproject.toml" --rootdir
 
 # Two lanes side by side: real processes mostly wait, histories and builds compute.
 compute() {
+  set -e
   step "simulated histories"
   pytest "$tests/testing"
   step "distributions"
@@ -52,18 +53,17 @@ compute() {
 }
 (compute) >"$scratch/compute.log" 2>&1 &
 compute=$!
-trap 'kill "$compute" 2>/dev/null || true; rm -rf "$scratch"' EXIT
+failed=0  # both lanes go to their end, whatever fails
 
 step "tests, compiled core"
 "$bin/dynamo" version
-pytest "$tests" --ignore "$tests/testing"
+pytest "$tests" --ignore "$tests/testing" || failed=1
 step "tests that cross the kernels, pure core"
 DYNAMO_PURE=1 "$bin/dynamo" version
 pure=()
 for room in membership replication storage store wire api client verbs cluster/test_cli_cluster.py; do pure+=("$tests/$room"); done
-DYNAMO_PURE=1 pytest "${pure[@]}"
-failed=0
-wait "$compute" || failed=$?
+DYNAMO_PURE=1 pytest "${pure[@]}" || failed=1
+wait "$compute" || failed=1
 cat "$scratch/compute.log"
-[ "$failed" = 0 ] || exit "$failed"
+[ "$failed" = 0 ] || { step "FAILED"; exit 1; }
 step "done"
