@@ -19,6 +19,9 @@ from setuptools.errors import BaseError, CCompilerError
 # dynamo/_core/_NAME_c.pyx. dynamo/_core/__init__.py has the same list; a test compares both with the files.
 COMPILED = ("record", "ring", "frame", "merkle", "histogram")
 
+# What pip asks for before it builds, each time in a process of its own; what is said there would be said twice.
+METADATA_COMMANDS = frozenset(("egg_info", "dist_info"))
+
 
 def extensions(choice: str) -> list[Extension]:
     """The extensions to build. Raises SystemExit for a choice that is none."""
@@ -49,8 +52,9 @@ def can_compile() -> bool:
         build.ensure_finalized()
         try:
             build.run()
-        except (BaseError, CCompilerError) as error:
-            print(f"dynamo: no kernel can be compiled here, so this is the pure-Python build: {str(error).splitlines()[0]}", file=sys.stderr)
+        except (BaseError, CCompilerError):
+            if not METADATA_COMMANDS.intersection(sys.argv):
+                print("dynamo: no kernel can be compiled here, so the pure-Python core is built; DYNAMO_EXTENSIONS=require shows why", file=sys.stderr)
             return False
     return True
 

@@ -74,7 +74,7 @@ if TYPE_CHECKING:
     from dynamo.store import Store as Store
     from dynamo.store import open as open
 else:  # out of sight of checkers, which then know exactly the names above
-    __all__ = ["__version__", *_MODULES]
+    __all__ = ["__version__", *(name for name in _MODULES if name != "open")]  # `import *` must not hide Python's own
 
     def __getattr__(name: str) -> object:
         """Import a public name on first use and keep it."""
@@ -88,4 +88,4 @@ else:  # out of sight of checkers, which then know exactly the names above
         return value
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *__all__})
+        return sorted({*globals(), *_MODULES})
