@@ -21,7 +21,7 @@ from dynamo.client.greeting import same_cluster
 from dynamo.client.loops import Loop, running
 from dynamo.client.verbs import Key, Place, Verb
 from dynamo.client.verbs_async import AsyncBucket, AsyncVerbsOfDefault
-from dynamo.errors import ConnectionFailed, DynamoError, Timeout
+from dynamo.errors import ConnectionFailed, DynamoError, Timeout, ValueTooLarge
 from dynamo.model.messages import Message
 
 T = TypeVar("T")
@@ -104,7 +104,7 @@ class AsyncClient(AsyncVerbsOfDefault):
                 stale = call.used and isinstance(error, ConnectionFailed) and address not in revived
                 if stale:
                     revived.add(address)
-                else:
+                elif not isinstance(error, ValueTooLarge):  # which says nothing about the node: nothing was sent
                     self._nodes.failed(address, loop.now())
                 attempts.failed(address, error, stale=stale)
                 continue

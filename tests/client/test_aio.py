@@ -246,6 +246,20 @@ def test_what_one_asks_for_never_ends_the_connection_of_the_others(start: Start,
     assert node.connections == 1
 
 
+def test_a_request_that_fits_into_no_frame_says_nothing_about_the_node(start: Start, loop: Any) -> None:
+    node = start(store())
+
+    async def main() -> None:
+        async with client(node) as c:
+            await c.set("k", b"v")
+            with pytest.raises(ValueTooLarge):
+                await c.put("k", bytes(9 << 20))
+            assert not c._nodes._troubled and (await c.get("k")).value == b"v"
+
+    loop.run(main)
+    assert node.connections == 1
+
+
 def test_a_request_cancelled_while_it_waits_for_room_is_not_sent(start: Start, loop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(window, "REQUESTS_MAX", 1)
     node = start(lambda message: None)

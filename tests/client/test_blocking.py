@@ -380,6 +380,16 @@ def test_a_forked_child_opens_its_own_connections(start: Start) -> None:
         assert c.get("k").value == b"v" and node.connections == 2  # the parent's connection is as it was
 
 
+def test_a_request_that_fits_into_no_frame_says_nothing_about_the_nodes(start: Start) -> None:
+    node, other = start(store()), start(store())
+    with client(node, other) as c:
+        for _ in range(3):
+            with pytest.raises(ValueTooLarge) as raised:
+                c.put("k", bytes(9 << 20))
+            assert not raised.value.maybe_applied
+        assert not node.requests and not other.requests and not c._pool._nodes._troubled
+
+
 def test_a_closed_client_says_so(start: Start) -> None:
     node = start(store())
     c = client(node)
