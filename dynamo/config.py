@@ -25,7 +25,7 @@ from dynamo.errors import ConfigError
 DEFAULT_PORT = 7379
 QUORUM = "quorum"
 KINDS = ("siblings", "last_write_wins")
-DURABILITIES = ("memory", "buffered", "relaxed", "synced")
+DURABILITIES = ("memory", "relaxed", "synced")
 CLUSTER_WIDE = ("n", "r", "w", "pr", "pw", "partitions", "buckets")
 N_MAX = 64
 PARTITIONS_MAX = 65_536  # a row key holds the partition in two bytes
@@ -114,8 +114,8 @@ class NodeConfig:
 
     durability: str = "synced"
     """What an acknowledgement of this node means. `synced`: on disk and fsynced, the only one that survives power loss of all replicas
-    at once. `relaxed`: handed to the kernel; survives a crash of the process, and several times the writes. `buffered`: from memory,
-    flushed in groups, one replica of N synced. `memory`: lost with the process."""
+    at once. `relaxed`: handed to the kernel; survives a crash of the process, and several times the writes. `memory`: lost with the
+    process."""
 
     n: int = 3
     """Replicas of each key (the paper's N). More survive more failures and cost as many writes. Fixed when the cluster is created."""
@@ -151,9 +151,9 @@ class NodeConfig:
     def __post_init__(self) -> None:
         for name, check in _CHECKS.items():
             object.__setattr__(self, name, check(name, getattr(self, name)))
-        _check_quorums("", self)
+        _check_quorums(_quorums_of(self), str)
         for name in self.buckets:
-            _check_quorums(f"buckets.{name}.", self.bucket(name))
+            _check_quorums(_quorums_of(self.bucket(name)), f"buckets.{name}.{{}}".format)
 
     def asked(self) -> dict[str, Any]:
         """The cluster-wide settings this configuration insists on. One that differs from the cluster's own must be refused at join."""
@@ -182,6 +182,7 @@ def load(file: str | os.PathLike[str] | None, environ: Mapping[str, str], flags:
     if "data" not in said:
         raise ConfigError("data: say where the data is kept: --data DIR, DYNAMO_DATA, or data in [node]")
     values = {name: _CHECKS[name](where, value) for name, (where, value) in said.items()}
+    _check_quorums(_quorums_of(NodeConfig(values["data"])) | values, lambda name: said[name][0] if name in said else name)
     return NodeConfig(**values, explicit=frozenset(values))
 
 
@@ -312,12 +313,15 @@ def refuse_unknown(prefix: str, given: Iterable[str], known: Collection[str]) ->
             raise ConfigError(f"{prefix}{name}: no such setting; known are {', '.join(sorted(known))}")
 
 
-def _check_quorums(prefix: str, settings: NodeConfig | BucketConfig) -> None:
-    """Quorums larger than N could never be met."""
+def _quorums_of(settings: NodeConfig | BucketConfig) -> dict[str, Any]:
+    return {name: getattr(settings, name) for name in ("n", "r", "w", "pr", "pw")}
+
+
+def _check_quorums(quorums: Mapping[str, Any], where: Callable[[str], str]) -> None:
+    """Quorums larger than N could never be met. `where(name)`: what the setting is called where it was given."""
     for name in ("r", "w", "pr", "pw"):
-        value = getattr(settings, name)
-        if isinstance(value, int) and value > (settings.n or 0):
-            raise ConfigError(f"{prefix}{name}: {value} is more than n = {settings.n}")
+        if isinstance(quorums[name], int) and quorums[name] > quorums["n"]:
+            raise ConfigError(f"{where(name)}: {quorums[name]} is more than n = {quorums['n']}")
 
 
 _CHECKS: dict[str, Check] = {

@@ -190,6 +190,8 @@ class Node(AsyncVerbsOfDefault):
                     _, members = await startup.join(others, node_id, self.name, self.address, RETURN_TIMEOUT_S, self._cluster.cluster_id)
                 except ConnectionFailed as error:
                     _log.info("returning without an answer from `join`: %s", error)
+                except ConfigError as error:
+                    raise ConfigError(f"the data in {config.data} cannot go on with `join`: {error}") from None
         elif others:
             self._cluster, members = await startup.join(others, node_id, self.name, self.address, config.join_timeout_s)
         else:

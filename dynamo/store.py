@@ -289,7 +289,7 @@ class _OfThread(threading.local):
 
 
 class StoreBucket(Verbs):
-    """The verbs on one bucket of a store. Made by `Store.bucket`."""
+    """The verbs on one bucket of a store. Made by `Store.bucket`. It has nothing of its own to close."""
 
     def __init__(self, store: Store, place: Place) -> None:
         self._store = store
@@ -299,6 +299,10 @@ class StoreBucket(Verbs):
     def name(self) -> str:
         """The bucket's name."""
         return self._place.bucket.decode("ascii")
+
+    def bucket(self, name: str | bytes, *, resolver: Resolver | None = None, codec: Codec | None = None) -> StoreBucket:
+        """Another bucket of the same store."""
+        return self._store.bucket(name, resolver=resolver, codec=codec)
 
     def update(self, key: Key, fn: Change, *, default: Any = MISSING, timeout: float | None = None) -> Context:
         """Like `Store.update`."""

@@ -33,6 +33,7 @@ _COMMANDS = {
     "put": "dynamo.cli.keys",
     "set": "dynamo.cli.keys",
     "delete": "dynamo.cli.keys",
+    "update": "dynamo.cli.update",
     "scan": "dynamo.cli.scan",
     "stats": "dynamo.cli.cluster",
     "cluster": "dynamo.cli.cluster",
@@ -55,7 +56,16 @@ class _LazyGroup(click.Group):
         return command
 
 
+def _version(ctx: click.Context, param: click.Parameter, asked: bool) -> None:
+    if asked:
+        from dynamo.cli.version import print_version
+
+        print_version()
+        ctx.exit()
+
+
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Print versions, as `dynamo version` does, and exit.")
 def cli() -> None:
     """A highly available, always-writeable key-value store.
 

@@ -36,7 +36,7 @@ def get_command(key: bytes, bucket: str, no_siblings: bool, form: str, at: tuple
     return OK
 
 
-@click.command("put", short_help="Write a value under a context.")
+@click.command("put", short_help="Write a value under a context.", cls=options.WithValue)
 @options.key
 @options.value
 @options.bucket
@@ -46,22 +46,26 @@ def get_command(key: bytes, bucket: str, no_siblings: bool, form: str, at: tuple
 def put_command(key: bytes, value: bytes, bucket: str, context: Context | None, form: str, at: tuple[str, ...], timeout: float) -> int:
     """Write VALUE (- reads standard input) to KEY and print the new context.
 
-    It replaces what --context covers, and stands beside what it does not: without --context, beside everything.
+    It replaces what --context covers, and stands beside what it does not: without --context, beside everything. A token of another key, or one
+    that was cut, exits with 1. A VALUE that begins with a dash goes behind `--`: dynamo put KEY -- -5
     """
     with options.client(at, timeout) as client:
-        return _written(key, bucket, client.bucket(bucket).put(key, value, context=context), form)
+        return written(key, bucket, client.bucket(bucket).put(key, value, context=context), form)
 
 
-@click.command("set", short_help="Replace the value of a key, unread.")
+@click.command("set", short_help="Replace the value of a key, unread.", cls=options.WithValue)
 @options.key
 @options.value
 @options.bucket
 @options.output("table", "json", "raw")
 @options.at
 def set_command(key: bytes, value: bytes, bucket: str, form: str, at: tuple[str, ...], timeout: float) -> int:
-    """Replace whatever the asked node holds of KEY by VALUE (- reads standard input) and print the new context."""
+    """Replace whatever the asked node holds of KEY by VALUE (- reads standard input) and print the new context.
+
+    A VALUE that begins with a dash goes behind `--`: dynamo set KEY -- -5
+    """
     with options.client(at, timeout) as client:
-        return _written(key, bucket, client.bucket(bucket).set(key, value), form)
+        return written(key, bucket, client.bucket(bucket).set(key, value), form)
 
 
 @click.command("delete", short_help="Delete a key.")
@@ -76,14 +80,16 @@ def delete_command(key: bytes, bucket: str, context: Context | None, blind: bool
     if (context is None) != blind:
         raise click.UsageError("delete takes one of --context TOKEN, to delete what was read, and --blind, to delete what is there now")
     with options.client(at, timeout) as client:
-        return _written(key, bucket, client.bucket(bucket).delete(key, context=context, blind=blind), form)
+        return written(key, bucket, client.bucket(bucket).delete(key, context=context, blind=blind), form)
 
 
-def _written(key: bytes, bucket: str, context: Context, form: str) -> int:
+def written(key: bytes, bucket: str, context: Context, form: str) -> int:
+    """Print what a write returned."""
     if form == "json":
         write_json(key_fields(key, bucket) | {"context": str(context)})
     else:
         write(str(context).encode() + b"\n")
     if context.unseen_siblings:
-        talk(f"{context.unseen_siblings} siblings beside it that this write had not seen; a get shows them")
+        count = context.unseen_siblings
+        talk(f"{count} sibling{'s' if count > 1 else ''} beside it that this write had not seen; a get shows {'them' if count > 1 else 'it'}")
     return OK

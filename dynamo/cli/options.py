@@ -20,6 +20,17 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 _TOKEN = re.compile("[A-Za-z0-9_-]+")
 
 
+class WithValue(click.Command):
+    """A command with a VALUE, which a person may begin with a dash."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            hint = f"{error.format_message()} A VALUE that begins with a dash goes behind --, as in `dynamo {ctx.info_name} KEY -- {error.option_name}`."
+            raise click.UsageError(hint, ctx) from None
+
+
 def as_bytes(ctx: click.Context, param: click.Parameter, value: str) -> bytes:
     """An argument as the bytes the shell passed: keys and values need not be text."""
     return os.fsencode(value)

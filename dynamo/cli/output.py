@@ -20,7 +20,12 @@ def write(data: bytes) -> None:
 
 def write_json(document: dict[str, Any]) -> None:
     """Write one line of JSON, in UTF-8 whatever the locale."""
-    write(json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
+    write(json_line(document))
+
+
+def json_line(document: dict[str, Any]) -> bytes:
+    """That line."""
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
 
 def write_table(rows: Sequence[Sequence[str]]) -> None:

@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from dynamo.cli import FAILED, OK
+from dynamo.cli import FAILED, OK, options
 from dynamo.cli.output import talk, write_json
 
 
@@ -27,8 +27,8 @@ def _seed_range(context: click.Context, parameter: click.Parameter, text: str) -
 @click.option("--seeds", metavar="A:B", callback=_seed_range, required=True, help="Seeds to run, from A up to B - 1.")
 @click.option("--jobs", type=click.IntRange(1), help="Processes to use; by default one for each processor.")
 @click.option("--short", is_flag=True, help="Runs of a quarter of the length.")
-@click.option("-o", "output", type=click.Choice(["text", "json"]), default="text", help="json: one line for each seed.")
-def simulate_command(seeds: range, jobs: int | None, short: bool, output: str) -> int:
+@options.output("table", "json", "text")
+def simulate_command(seeds: range, jobs: int | None, short: bool, form: str) -> int:
     """Run whole clusters in virtual time under crashes, partitions, lost messages, failing disks and worse, and hold what clients were told
     against what they promise. Prints a line for each violation; a seed with one is replayed by `python -m dynamo.testing SEED`."""
     from dynamo.testing.__main__ import print_violations, trace_of
@@ -42,7 +42,7 @@ def simulate_command(seeds: range, jobs: int | None, short: bool, output: str) -
         for report in bar:
             if report.violations:
                 failed.append(report.seed)
-            if output == "json":
+            if form == "json":
                 write_json(report.summary())
             else:
                 print_violations(report)

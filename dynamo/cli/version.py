@@ -14,11 +14,16 @@ from dynamo.cli.output import write
 @click.command("version")
 def version_command() -> int:
     """Print the versions of dynamo, Python and LMDB, and whether the compiled core is in use."""
+    print_version()
+    return OK
+
+
+def print_version() -> None:
+    """The same for `dynamo --version`."""
     from dynamo._core import CORE
 
     write(f"version={__version__} python={platform.python_version()} core={CORE} lmdb={_lmdb_version()}\n".encode())
     installation.warn()
-    return OK
 
 
 def _lmdb_version() -> str:

@@ -13,9 +13,12 @@ TIMEOUT_S_MAX = 86_400.0
 
 
 def parse_addresses(addresses: str | Iterable[str]) -> tuple[str, ...]:
-    """`host:port,host:port`, the same after `dynamo://`, or several of them -> normal addresses. Raises ConfigError."""
-    texts = [addresses] if isinstance(addresses, str) else list(addresses)
-    parts = [part.strip() for text in texts for part in text.removeprefix(SCHEME).rstrip("/").split(",") if part.strip()]
+    """`host:port,host:port`, each or all after `dynamo://`, or several of them -> normal addresses. Raises TypeError, ConfigError."""
+    texts = [addresses] if isinstance(addresses, str) else list(addresses) if isinstance(addresses, Iterable) else [addresses]
+    for text in texts:
+        if not isinstance(text, str):
+            raise TypeError(f"addresses of nodes are text, host:port,host:port, or several of them; not {type(text).__name__}")
+    parts = [part for text in texts for each in text.split(",") if (part := each.strip().removeprefix(SCHEME).rstrip("/"))]
     if not parts:
         raise ConfigError("give the address of at least one node: host:port,host:port or dynamo://host:port,host:port")
     return tuple(dict.fromkeys(join_address(*split_address(part)) for part in parts))

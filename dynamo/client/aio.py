@@ -17,10 +17,11 @@ from dynamo.client import verbs
 from dynamo.client.addresses import parse_addresses, seconds
 from dynamo.client.channel import Call, Channel
 from dynamo.client.core import Attempt, Attempts, Nodes, Request, RetryPolicy
+from dynamo.client.greeting import same_cluster
 from dynamo.client.loops import Loop, running
 from dynamo.client.verbs import Key, Place, Verb
 from dynamo.client.verbs_async import AsyncBucket, AsyncVerbsOfDefault
-from dynamo.errors import ConfigError, ConnectionFailed, DynamoError, Timeout
+from dynamo.errors import ConnectionFailed, DynamoError, Timeout
 from dynamo.model.messages import Message
 
 T = TypeVar("T")
@@ -147,8 +148,7 @@ class AsyncClient(AsyncVerbsOfDefault):
         known = self._cluster_id = self._cluster_id or channel.cluster_id
         if self._closed:
             channel.end(ConnectionFailed("the client was closed"))
-        elif channel.cluster_id != known:
-            error = ConfigError(f"{channel.address} belongs to cluster {channel.cluster_id.hex()}, other addresses to {known.hex()}")
+        elif (error := same_cluster(channel.address, channel.cluster_id, known)) is not None:
             channel.end(error)
             raise error
 

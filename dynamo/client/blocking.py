@@ -120,7 +120,7 @@ class Client(Verbs):
 
 
 class Bucket(Verbs):
-    """The verbs on one bucket of a client, whose connections and time-out it uses. Made by `Client.bucket`."""
+    """The verbs on one bucket of a client, whose connections and time-out it uses. Made by `Client.bucket`. It has nothing of its own to close."""
 
     def __init__(self, client: Client, place: Place) -> None:
         self._client = client
@@ -130,6 +130,10 @@ class Bucket(Verbs):
     def name(self) -> str:
         """The bucket's name."""
         return self._place.bucket.decode("ascii")
+
+    def bucket(self, name: str | bytes, *, resolver: Resolver | None = None, codec: Codec | None = None) -> Bucket:
+        """Another bucket of the same client."""
+        return self._client.bucket(name, resolver=resolver, codec=codec)
 
     def __repr__(self) -> str:
         return f"{self._client!r}.bucket({self.name!r})"

@@ -11,6 +11,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from itertools import count
 
+from dynamo.client import greeting
 from dynamo.client.core import Request
 from dynamo.client.loops import Event, Loop
 from dynamo.client.window import Window
@@ -158,16 +159,18 @@ class Channel:
     async def _greet(self, cluster_id: bytes) -> None:
         """Exchange HELLO; there is nothing else on the connection yet."""
         frame = encode(hello.client_hello(cluster_id))
-        while frame:
-            await self._loop.writable(self._sock)
-            frame = frame[self._sock.send(frame) :]
-        received: list[Message] = []
-        while not received:
-            received = self._decoder.feed(await self._receive())
-        if len(received) > 1:
-            raise ProtocolError(f"{self.address} answered HELLO with {len(received)} messages")
-        greeting, _, _ = hello.check_reply(received[0])
-        self.cluster_id = greeting.cluster_id
+        try:
+            while frame:
+                await self._loop.writable(self._sock)
+                frame = frame[self._sock.send(frame) :]
+            received: list[Message] = []
+            while not received:
+                received = self._decoder.feed(await self._receive())
+            if len(received) > 1:
+                raise ProtocolError(f"{self.address} answered HELLO with {len(received)} messages")
+            self.cluster_id = greeting.cluster_of(self.address, received[0])
+        except (ProtocolError, ConnectionFailed) as error:
+            raise greeting.no_node(self.address, error) from None
 
     async def _receive(self) -> bytes:
         """What has come. Raises ConnectionFailed at the end of the stream, OSError."""

@@ -10,6 +10,7 @@ import select
 import socket
 from time import monotonic
 
+from dynamo.client import greeting
 from dynamo.client.core import Request
 from dynamo.config import split_address
 from dynamo.errors import ConnectionFailed, DynamoError, ProtocolError, Timeout
@@ -78,9 +79,12 @@ class Connection:
         self._socket.close()
 
     def _greet(self, cluster_id: bytes, deadline: float) -> bytes:
-        self._send(encode(hello.client_hello(cluster_id)), deadline)
-        greeting, _, _ = hello.check_reply(self._receive(deadline))
-        return greeting.cluster_id
+        try:
+            self._send(encode(hello.client_hello(cluster_id)), deadline)
+            answer = self._receive(deadline)
+            return greeting.cluster_of(self.address, answer)
+        except (ProtocolError, ConnectionFailed) as error:
+            raise greeting.no_node(self.address, error) from None
 
     def _send(self, frame: bytes, deadline: float) -> None:
         self._socket.settimeout(_left(self.address, deadline))

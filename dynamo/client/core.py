@@ -201,19 +201,19 @@ class Attempts:
         self._maybe_applied |= self._request.writes and error.maybe_applied
 
     def _final_error(self, *, timed_out: bool = False) -> DynamoError:
-        """The most telling of the errors met, with all of them in its text."""
+        """The most telling of the errors met, with all of them in its text, that one first."""
         if not self._errors:
             return Timeout("no time was left to try") if timed_out else Unavailable("no other node is left to ask")
         if not isinstance(self._errors[-1][1], self._policy.elsewhere):
-            told = [self._errors[-1]]
+            told = self._errors[-1]
         else:
             # What a node said tells more than what we saw of it; and time that ran out more than a connection that broke.
-            told = sorted(self._errors, key=lambda met: (met[2], isinstance(met[1], Unavailable), isinstance(met[1], Timeout)))
-        best = told[-1][1]
-        text = str(best)
+            told = max(self._errors, key=lambda met: (met[2], isinstance(met[1], Unavailable), isinstance(met[1], Timeout)))
+        best, text = told[1], str(told[1])
         if len(self._errors) > 1:
-            text += " [" + "; ".join(f"{address}: {error}" for address, error, _ in self._errors) + "]"
-        if timed_out and not told[-1][2]:
+            lines = [str(error) if address in str(error) else f"{address}: {error}" for address, error, _ in (told, *self._errors)]
+            text = "; ".join(dict.fromkeys(lines))
+        if timed_out and not told[2]:
             return Timeout(text, maybe_applied=self._maybe_applied)
         required, received = getattr(best, "required", 0), getattr(best, "received", 0)
         return from_wire(best.code, text, self._maybe_applied, required, received)

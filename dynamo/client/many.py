@@ -53,7 +53,11 @@ def get_many(place: Place, keys: Iterable[Key]) -> Verb[dict[bytes, Result | Dyn
 
 
 def put_many(place: Place, mapping: Values, contexts: Tokens | None, mode: int, new_operation: NewOperation) -> Verb[dict[bytes, Context | DynamoError]]:
-    """Put or set many keys, each under its own context. Raises ValueError for a key that is there twice, and a context without a value."""
+    """Put or set many keys, each under its own context. Raises TypeError for what is no mapping, ValueError for a key that is there twice and for a
+    context without a value."""
+    for what, given in (("the values", mapping), ("the contexts", {} if contexts is None else contexts)):
+        if not isinstance(given, Mapping):
+            raise TypeError(f"{what} of many keys are a mapping by key, such as a dict, not {type(given).__name__}")
     tokens = {key_bytes(key): token_bytes(token) for key, token in (contexts or {}).items()}
     items: dict[bytes, Item] = {}
     for key, value in mapping.items():

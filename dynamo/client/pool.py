@@ -15,7 +15,7 @@ from time import monotonic
 
 from dynamo.client.connection import Connection
 from dynamo.client.core import Nodes, RetryPolicy
-from dynamo.errors import ConfigError
+from dynamo.client.greeting import same_cluster
 
 IDLE_PER_NODE_MAX = 64
 
@@ -51,9 +51,9 @@ class Pool:
         connection = Connection(address, deadline, self._cluster_id)
         with self._lock:
             known = self._cluster_id = self._cluster_id or connection.cluster_id
-        if connection.cluster_id != known:
+        if (error := same_cluster(address, connection.cluster_id, known)) is not None:
             connection.close()
-            raise ConfigError(f"{address} belongs to cluster {connection.cluster_id.hex()}, other addresses to {known.hex()}")
+            raise error
         return connection
 
     def give(self, connection: Connection) -> None:

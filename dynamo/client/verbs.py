@@ -39,8 +39,17 @@ class Place:
 
     @classmethod
     def named(cls, name: str | bytes, codec: Codec | None = None, resolver: Resolver | None = None) -> Place:
-        """Raises TypeError or InvalidKey for what is no bucket name."""
+        """Raises InvalidKey for what is no bucket name, and TypeError for what is no name, codec or resolver at all."""
+        if codec is not None and not (callable(getattr(codec, "encode", None)) and callable(getattr(codec, "decode", None))):
+            raise TypeError(f"a codec is an object with encode and decode, not {codec!r}")
+        check_resolver(resolver)
         return cls(bucket_bytes(name), codec, resolver)
+
+
+def check_resolver(resolver: Resolver | None) -> None:
+    """Raises TypeError for what cannot be called; that would otherwise come out when there are siblings, perhaps years later."""
+    if resolver is not None and not callable(resolver):
+        raise TypeError(f"a resolver is a function of a sequence of siblings, not {resolver!r}")
 
 
 def run(verb: Verb[T], call: Callable[[Request], Message]) -> T:
@@ -80,6 +89,7 @@ async def run_async(verb: Verb[T], call: Callable[[Request], Awaitable[Message]]
 def get(place: Place, key: Key, r: int | None = None, pr: int | None = None, resolver: Resolver | None = None) -> Verb[Result]:
     """Read the key."""
     name = key_bytes(key)
+    check_resolver(resolver)
     reply = yield _read(place, name, r, pr)
     return result_of(place, name, reply, resolver)
 

@@ -102,9 +102,9 @@ class AsyncVerbsOfDefault(AsyncVerbs):
 
 
 class AsyncBucket(AsyncVerbs):
-    """The verbs on one bucket of an AsyncClient or a Node. Made by their `bucket`."""
+    """The verbs on one bucket of an AsyncClient or a Node. Made by their `bucket`. It has nothing of its own to close."""
 
-    def __init__(self, owner: AsyncVerbs, place: Place) -> None:
+    def __init__(self, owner: AsyncVerbsOfDefault, place: Place) -> None:
         self._owner = owner
         self._place = place
 
@@ -112,6 +112,10 @@ class AsyncBucket(AsyncVerbs):
     def name(self) -> str:
         """The bucket's name."""
         return self._place.bucket.decode("ascii")
+
+    def bucket(self, name: str | bytes, *, resolver: Resolver | None = None, codec: Codec | None = None) -> AsyncBucket:
+        """Another bucket of the same client or node."""
+        return self._owner.bucket(name, resolver=resolver, codec=codec)
 
     def __repr__(self) -> str:
         return f"{self._owner!r}.bucket({self.name!r})"

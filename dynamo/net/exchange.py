@@ -5,7 +5,7 @@ from __future__ import annotations
 import trio
 
 from dynamo.config import split_address
-from dynamo.errors import ConnectionFailed
+from dynamo.errors import ConnectionFailed, ProtocolError
 from dynamo.model.messages import ERROR, Message
 from dynamo.wire.frames import ANSWER_ELEMENTS_MAX, FrameDecoder, encode
 from dynamo.wire.hello import Hello, check_reply, message_of, refusal
@@ -34,7 +34,10 @@ async def call(address: str, greeting: Hello, request: Message, timeout_s: float
 async def _converse(stream: trio.SocketStream, greeting: Hello, request: Message) -> tuple[Hello, Message]:
     decoder = FrameDecoder(elements_max=ANSWER_ELEMENTS_MAX)
     await stream.send_all(encode(message_of(greeting)))
-    theirs, _, _ = check_reply(await _next(stream, decoder))
+    try:
+        theirs, _, _ = check_reply(await _next(stream, decoder))
+    except ProtocolError as error:
+        raise ProtocolError(f"{error}; is there a dynamo node at that address?") from None
     await stream.send_all(encode(request))
     reply = await _next(stream, decoder)
     check_answer(reply, greeting.role)

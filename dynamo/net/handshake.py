@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from dynamo.errors import ConfigError, ProtocolError
 from dynamo.model.messages import ROLE_CLIENT, ROLE_PEER, Message, NodeId
-from dynamo.wire.hello import Hello, check_cluster, check_hello, check_reply, message_of, sign
+from dynamo.wire.hello import Hello, check_cluster, check_hello, check_reply, cluster_text, message_of, sign
 
 KnownLease = Callable[[NodeId], tuple[int, int]]
 LiveNonce = Callable[[NodeId], bytes | None]
@@ -53,7 +53,7 @@ class Handshake:
         if hello.role == ROLE_PEER:
             check_cluster(hello, self._mine, self._secret)
         elif hello.cluster_id not in (b"", self._mine.cluster_id):
-            raise ConfigError(f"this is cluster {self._mine.cluster_id.hex()}, not {hello.cluster_id.hex()}")
+            raise ConfigError(f"this is cluster {cluster_text(self._mine.cluster_id)}, not {cluster_text(hello.cluster_id)}")
         if hello.role != ROLE_CLIENT:  # (a joiner that is a double is told so by the answer to JOIN)
             self._refuse_doubles(hello, live=hello.role == ROLE_PEER)
         reply = self._mine._replace(role=hello.role)

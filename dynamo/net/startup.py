@@ -69,11 +69,13 @@ async def join(addresses: Iterable[str], node_id: NodeId, name: str, address: st
                 return Cluster.from_document(decode_document(reply[2])), [Member.from_tuple(member) for member in reply[3]]
             except (InvalidRequest, ConnectionFailed, ProtocolError) as error:
                 problems[target] = error
+            except ConfigError as error:
+                raise ConfigError(f"{target}: {error}") from None
         doubles = [error for error in problems.values() if isinstance(error, InvalidRequest)]
         if trio.current_time() - began > (DOUBLE_TIMEOUT_S if doubles else timeout_s):
             if doubles:
                 raise ConfigError(str(doubles[0]))
-            reasons = "; ".join(f"{target}: {error}" for target, error in problems.items())
+            reasons = "; ".join(str(error) if str(error).startswith(target) else f"{target}: {error}" for target, error in problems.items())
             raise ConnectionFailed(f"no node to join answered within {timeout_s:g} s ({reasons})")
         await trio.sleep(ROUND_PAUSE_S)
 

@@ -89,10 +89,16 @@ def refusal(message: Message) -> DynamoError:
     return from_wire(code, text, maybe_applied, required, received)
 
 
+def cluster_text(cluster_id: bytes) -> str:
+    """A cluster's id as people see it everywhere: a UUID with its dashes."""
+    digits = cluster_id.hex()
+    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
+
+
 def check_cluster(hello: Hello, mine: Hello, secret: bytes, asker_nonce: bytes = b"") -> None:
     """Raises ConfigError unless the other side, which says it is a node, belongs to the cluster of `mine` and can prove it."""
     if hello.cluster_id != mine.cluster_id:
-        raise ConfigError(f"this is cluster {mine.cluster_id.hex()}, not {hello.cluster_id.hex()}")
+        raise ConfigError(f"this is cluster {cluster_text(mine.cluster_id)}, not {cluster_text(hello.cluster_id)}")
     if (hello.partitions, hello.tree_shape) != (mine.partitions, mine.tree_shape):
         raise ConfigError(f"partitions and tree shape are {mine.partitions}, {mine.tree_shape} here")
     if not hmac.compare_digest(hello.auth, _proof(hello, secret, asker_nonce)):

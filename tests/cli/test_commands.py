@@ -125,6 +125,57 @@ def test_unseen_siblings_are_talk(run: Run, monkeypatch: pytest.MonkeyPatch, nod
     assert (code, out) == (0, b"cHV0LXRva2Vu\n") and b"2 siblings" in err
 
 
+@pytest.mark.parametrize(("unseen", "said"), [(1, b"1 sibling beside it"), (2, b"2 siblings beside it")])
+def test_one_sibling_is_one(run: Run, monkeypatch: pytest.MonkeyPatch, node: FakeNode, unseen: int, said: bytes) -> None:
+    monkeypatch.setattr(node, "script", answering(put_reply(unseen=unseen)))
+    assert run("set", "k", "v")[2].startswith(said)
+
+
+def test_a_value_with_a_dash_goes_behind_two_and_an_option_that_is_none_says_so(run: Run) -> None:
+    assert run("set", "k", "--", "-5")[0] == 0 and run("get", "k")[1] == b"-5\n"
+    assert run("set", "-o", "json", "--", "-k", "--v")[0] == 0 and run("get", "--", "-k")[1] == b"--v\n"
+    code, _, err = run("set", "k", "-5")
+    assert code == 2 and b"dynamo set KEY -- -5" in err
+    assert b"goes behind" in run("put", "--help")[1]
+
+
+# --- update -----------------------------------------------------------------------------------------------------------------------------
+
+ECHO = ("sh", "-c", "cat; printf '\\0\\n' ")
+
+
+@pytest.mark.parametrize("script", [lambda message: get_reply(b"1", b"\xff") if message[0] == m.GET else put_reply(unseen=1)])
+def test_update_writes_what_a_command_makes_of_the_read_under_its_context(run: Run, node: FakeNode) -> None:
+    read = run("get", "k", "-b", "people", "-o", "json")[1]
+    code, out, err = run("update", "-b", "people", "k", *ECHO)
+    assert (code, out) == (0, b"cHV0LXRva2Vu\n") and b"1 sibling beside it" in err
+    assert node.requests[-1][:7] == (m.PUT, node.requests[-1][1], b"people", b"k", read + b"\0\n", b"token", m.MODE_PUT)
+    assert json.loads(run("update", "-o", "json", "k", "true")[1]) == {"key": "k", "bucket": "default", "context": "cHV0LXRva2Vu"}
+    assert node.requests[-1][4] == b""
+
+
+def test_update_of_an_absent_key_and_again(run: Run) -> None:
+    add = "import json, sys; print(sum(int(s['value']) for s in json.load(sys.stdin)['siblings']) + 1, end='')"
+    for count in (1, 2, 3):
+        assert run("update", "counter", sys.executable, "-c", add)[0] == 0
+        assert run("get", "counter", "-o", "raw")[1] == b"%d" % count
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (("sh", "-c", "echo half; exit 3"), b"sh exited with 3; nothing was written"),
+        (("sh", "-c", "kill -9 $$"), b"sh was ended by signal 9; nothing was written"),
+        (("no-such-command-at-all",), b"no-such-command-at-all"),
+        (("/",), b"ermission denied"),
+    ],
+)
+def test_update_writes_nothing_where_its_command_fails(run: Run, node: FakeNode, command: tuple[str, ...], said: bytes) -> None:
+    code, out, err = run("update", "k", *command)
+    assert (code, out) == (1, b"") and said in err and len(err.splitlines()) == 1
+    assert [request[0] for request in node.requests] == [m.GET]
+
+
 # --- scan -------------------------------------------------------------------------------------------------------------------------------
 
 
@@ -226,6 +277,10 @@ def test_nobody_there_is_unavailable(run: Run) -> None:
         ("scan", "one", "two"),
         ("stats", "-o", "raw"),
         ("serve", "--durability", "perhaps"),
+        ("serve", "--durability", "buffered"),
+        ("set", "k", "-5"),
+        ("update", "k"),
+        ("update",),
     ],
 )
 def test_usage_exits_with_2_and_asks_no_node(arguments: tuple[str, ...], run: Run, node: FakeNode) -> None:
@@ -238,7 +293,7 @@ def test_a_bad_configuration_exits_with_7(arguments: tuple[str, ...], run: Run) 
     assert run(*arguments)[:2] == (7, b"")
 
 
-@pytest.mark.parametrize("command", ["serve", "demo", "version", "get", "put", "set", "delete", "scan", "stats", "cluster", "ring"])
+@pytest.mark.parametrize("command", ["serve", "demo", "version", "get", "put", "set", "delete", "update", "scan", "stats", "cluster", "ring"])
 def test_every_command_explains_itself(command: str, run: Run) -> None:
     code, out, _ = run(command, "--help")
     assert code == 0 and b"Usage: dynamo " + command.encode() in out
@@ -290,6 +345,7 @@ def test_version(run: Run) -> None:
     code, out, _ = run("version")
     words = dict(word.split("=") for word in out.decode().split())
     assert code == 0 and list(words) == ["version", "python", "core", "lmdb"]
+    assert run("--version") == (0, out, run("version")[2])
     assert words["version"] == dynamo.__version__ and words["core"] in ("compiled", "pure")
 
 

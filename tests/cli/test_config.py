@@ -26,6 +26,7 @@ from dynamo.errors import ConfigError
         ({"capacity": float("nan")}, "capacity"),
         ({"capacity": True}, "capacity"),
         ({"durability": "always"}, "durability"),
+        ({"durability": "buffered"}, "durability"),
         ({"n": 0}, "n"),
         ({"n": "3"}, "n"),
         ({"r": 4}, "r"),
@@ -96,6 +97,10 @@ def test_a_mistake_elsewhere_is_named_by_its_flag_or_variable() -> None:
         load(None, {"DYNAMO_PARTITIONS": "many"}, {"data": "d"})
     with pytest.raises(ConfigError, match=r"^--join-timeout-s"):
         load(None, {}, {"data": "d", "join_timeout_s": -1.0})
+    with pytest.raises(ConfigError, match=r"^--w: 4 is more than n = 3"):
+        load(None, {}, {"data": "d", "w": "4"})
+    with pytest.raises(ConfigError, match=r"^DYNAMO_R: 3 is more than n = 2"):
+        load(None, {"DYNAMO_R": "3"}, {"data": "d", "n": 2})
     with pytest.raises(ConfigError, match=r"--data"):
         load(None, {}, {})
     with pytest.raises(ConfigError, match=r"absent\.toml"):

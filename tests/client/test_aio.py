@@ -388,6 +388,29 @@ def test_the_answer_to_no_request_is_a_protocol_error(start: Start, loop: Any) -
     loop.run(main)
 
 
+def test_one_that_is_no_node_is_named(loop: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+
+        def speak() -> None:
+            for said in (b"HTTP/1.1 400 Bad Request\r\n\r\n", b""):
+                with listener.accept()[0] as accepted:
+                    accepted.sendall(said)
+                    accepted.recv(65536)
+
+        async def main() -> None:
+            async with client(address) as c:
+                with pytest.raises(ProtocolError, match=f"^{address} does not answer .*is there a dynamo node at that address"):
+                    await c.get("k")
+                with pytest.raises(ConnectionFailed, match=f"^{address}.* before it had greeted; is there a dynamo node"):
+                    await c.get("k")
+
+        thread = threading.Thread(target=speak)
+        thread.start()
+        loop.run(main)
+        thread.join()
+
+
 @pytest.mark.parametrize("choosy", [True, False])
 def test_addresses_of_two_clusters_are_refused(start: Start, choosy: bool, loop: Any) -> None:
     one, other = start(store()), start(store(), cluster_id=b"d" * 16, choosy=choosy)
@@ -397,7 +420,7 @@ def test_addresses_of_two_clusters_are_refused(start: Start, choosy: bool, loop:
             in_order(c, one)
             await c.get("k")
             in_order(c, other)
-            with pytest.raises(ConfigError):
+            with pytest.raises(ConfigError, match=f"^{other.address}[: ].*cluster"):
                 await c.get("k")
 
     loop.run(main)

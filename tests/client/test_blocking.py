@@ -230,7 +230,19 @@ def test_a_port_that_speaks_something_else_is_a_protocol_error() -> None:
 
         thread = threading.Thread(target=speak)
         thread.start()
-        with client(f"127.0.0.1:{listener.getsockname()[1]}") as c, pytest.raises(ProtocolError):
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        with client(address) as c, pytest.raises(ProtocolError, match=f"^{address} does not answer .*is there a dynamo node at that address") as raised:
+            c.get("k")
+        thread.join()
+    assert str(raised.value).count(address) == 1
+
+
+def test_one_that_hangs_up_on_a_greeting_is_perhaps_no_node() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=lambda: listener.accept()[0].close())
+        thread.start()
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        with client(address) as c, pytest.raises(ConnectionFailed, match=f"^{address}.* before it had greeted; is there a dynamo node"):
             c.get("k")
         thread.join()
 
@@ -242,7 +254,7 @@ def test_addresses_of_two_clusters_are_refused(start: Start, choosy: bool) -> No
         c._pool.order = lambda: [one.address]  # type: ignore[method-assign]
         c.get("k")
         c._pool.order = lambda: [other.address]  # type: ignore[method-assign]
-        with pytest.raises(ConfigError):
+        with pytest.raises(ConfigError, match=f"^{other.address}[: ].*cluster" if choosy else "64646464-6464-6464-6464-646464646464.*63636363-6363-"):
             c.get("k")
     assert not other.requests
 

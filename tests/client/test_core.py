@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dynamo.client.addresses import parse_addresses
 from dynamo.client.core import Attempts, Nodes, Request, RetryPolicy
 from dynamo.errors import (
+    ConfigError,
     ConnectionFailed,
     CorruptRecord,
     DynamoError,
@@ -56,6 +58,23 @@ def test_a_node_is_never_told_more_time_than_it_takes(remaining: float) -> None:
     assert attempts(addresses="a", deadline=remaining).next(0.0).time_ms == m.TIME_MS_MAX == int(Settings().request_time_s_max * 1000)
 
 
+@pytest.mark.parametrize("addresses", ["a:1,b:2", "dynamo://a:1,b:2", "dynamo://a:1,dynamo://b:2/", ["dynamo://a:1", " b:2 "], ("a:1,b:2", "a:1")])
+def test_addresses_come_in_many_forms(addresses: Any) -> None:
+    assert parse_addresses(addresses) == ("a:1", "b:2")
+
+
+@pytest.mark.parametrize("addresses", [None, 5, [5], ["a:1", None], b"a:1", [b"a:1"], {"a:1": 5}.items()])
+def test_what_is_no_address_is_a_type_error_that_says_so(addresses: Any) -> None:
+    with pytest.raises(TypeError, match="host:port"):
+        parse_addresses(addresses)
+
+
+@pytest.mark.parametrize("addresses", ["", " , ", [], "a:x", "http://a:1", "a:1/db", "a:0", "::1:7"])
+def test_what_can_be_no_address_is_a_config_error(addresses: Any) -> None:
+    with pytest.raises(ConfigError):
+        parse_addresses(addresses)
+
+
 def test_every_address_is_tried_and_then_the_error_tells_of_all() -> None:
     trying = attempts()
     for address in "abc":
@@ -64,6 +83,17 @@ def test_every_address_is_tried_and_then_the_error_tells_of_all() -> None:
     with pytest.raises(ConnectionFailed, match=r"a refused.*b refused.*c refused") as raised:
         trying.next(0.0)
     assert not raised.value.maybe_applied
+
+
+def test_no_address_and_no_error_is_told_twice() -> None:
+    trying = Attempts(GET, ["h:1", "h:2"], RetryPolicy(), 5.0)
+    for _ in range(2):
+        trying.failed(trying.next(0.0).address, ConnectionFailed("h:1: Connection refused"), stale=True)
+    trying.answered("h:2", error_reply(Unavailable("needed 2 nodes, had 1", required=2, received=1)))
+    trying.failed("h:1", Timeout("h:1 did not answer in time"))
+    with pytest.raises(Unavailable) as raised:
+        trying.next(6.0)
+    assert str(raised.value) == "h:2: needed 2 nodes, had 1; h:1: Connection refused; h:1 did not answer in time"
 
 
 def test_one_silent_node_leaves_time_for_the_others_and_gets_what_is_left() -> None:

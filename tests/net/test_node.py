@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import threading
+import uuid
 
 import pytest
 import trio
@@ -195,9 +196,12 @@ def test_the_data_of_another_cluster_is_refused(tmp_path):
             await other.ready()
         async with node(tmp_path / "1") as one:
             await one.ready()
-            with pytest.raises(ConfigError, match="this is cluster"):
+            with pytest.raises(ConfigError) as raised:
                 async with node(tmp_path / "other", join=[one.address]):
                     pass
+            here, there = uuid.UUID(bytes=one.cluster_id), uuid.UUID(bytes=other.cluster_id)
+            expected = f"the data in {tmp_path / 'other'} cannot go on with `join`: {one.address}: this is cluster {here}, not {there}"
+            assert str(raised.value) == expected
 
     run(test)
 

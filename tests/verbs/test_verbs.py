@@ -89,6 +89,12 @@ def test_a_wrong_call_raises_before_anything_is_sent(kv: Any) -> None:
         (lambda: kv.put_many({"a": b"1", "b": "text"}), TypeError),
         (lambda: kv.put_many({"a": b"1", b"a": b"2"}), ValueError),
         (lambda: kv.put_many({"a": b"1"}, contexts={"b": b"token"}), ValueError),
+        (lambda: kv.get("a", resolver=5), TypeError),
+        (lambda: kv.put_many([("a", b"1")]), TypeError),
+        (lambda: kv.set_many({"a"}), TypeError),
+        (lambda: kv.set_many(None), TypeError),
+        (lambda: kv.put_many({"a": b"1"}, contexts=["token"]), TypeError),
+        (lambda: kv.put_many({"a": b"1"}, contexts=[]), TypeError),
         (lambda: kv.get("\udc80"), dynamo.InvalidKey),
         (lambda: kv.set("a\udc80", b"1"), dynamo.InvalidKey),
         (lambda: list(kv.scan("\udc80")), dynamo.InvalidKey),
@@ -103,6 +109,27 @@ def test_a_wrong_call_raises_before_anything_is_sent(kv: Any) -> None:
         with pytest.raises(kind):
             wrong()
     assert not kv.get("a").found
+
+
+def test_what_a_bucket_cannot_use_is_refused_when_it_is_made(owner: Any) -> None:
+    class Encoder:
+        def encode(self, value: Any) -> bytes:
+            return b""
+
+    for wrong in ({"codec": object()}, {"codec": Encoder()}, {"codec": "utf-8"}, {"resolver": 5}, {"resolver": "max"}):
+        with pytest.raises(TypeError, match=f"a {next(iter(wrong))} "):
+            owner.bucket("b", **wrong)
+    for name, kind in (("", dynamo.InvalidKey), ("a b", dynamo.InvalidKey), ("\udc80", dynamo.InvalidKey), (5, TypeError), (None, TypeError)):
+        with pytest.raises(kind):
+            owner.bucket(name)
+
+
+def test_a_bucket_makes_the_other_buckets_of_its_owner(kv: Any, owner: Any, bucket_name: str) -> None:
+    other = kv.bucket(f"{bucket_name}-other", resolver=lambda siblings: b"resolved")
+    other.put("a", b"1")
+    other.put("a", b"2")
+    assert other.get("a").value == b"resolved" and not kv.get("a").found
+    assert len(owner.bucket(f"{bucket_name}-other").get("a").values) == 2 == len(other.bucket(f"{bucket_name}-other").get("a").values)
 
 
 @pytest.mark.parametrize("timeout", [5_000_000, 1e12, 10**400, math.inf], ids=["months", "ages", "10**400", "inf"])
