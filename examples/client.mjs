@@ -18,21 +18,22 @@ const NOTHING = new Uint8Array(0);
 const FRAME_BYTES_MAX = 8 * 1024 * 1024;
 const HELLO = 1, HELLO_REPLY = 2, GET = 10, PUT = 11, GET_REPLY = 20, PUT_REPLY = 21, ERROR = 29;
 const MODE_PUT = 0, MODE_SET = 1;
-const ERRORS = {
-  1: "Unavailable", 2: "Timeout", 3: "InvalidContext", 4: "InvalidKey", 5: "KeyTooLong", 6: "ValueTooLarge", 7: "TooManySiblings",
-  8: "CorruptRecord", 9: "StorageFull", 10: "StorageFailed", 11: "InvalidRequest", 12: "ConnectionFailed", 13: "ConfigError",
-  15: "ProtocolError",
-};
+const ERRORS = ["", "Unavailable", "Timeout", "InvalidContext", "InvalidKey", "KeyTooLong", "ValueTooLarge", "TooManySiblings", "CorruptRecord",
+  "StorageFull", "StorageFailed", "InvalidRequest", "ConnectionFailed", "ConfigError", "ConflictError", "ProtocolError"];
 
 // What a node answered in place of a reply, or what became of the connection. `maybeApplied`: a write may be visible now or later.
 export class DynamoError extends Error {
   constructor(code, text, maybeApplied = false, required = 0, received = 0) {
     super(text);
-    Object.assign(this, { name: ERRORS[code] ?? "DynamoError", code, maybeApplied, required, received });
+    Object.assign(this, { name: ERRORS[code] || "DynamoError", code, maybeApplied, required, received });
   }
 }
 
-const bytes = (value) => (typeof value === "string" ? Buffer.from(value) : value); // text would be msgpack `str`; all fields of ours are `bin`
+// Text would be msgpack `str`, and all fields of ours are `bin`; `undefined` would be nil, which deletes.
+const bytes = (value, what = "key") => {
+  if (typeof value !== "string" && !(value instanceof Uint8Array)) throw new TypeError(`a ${what} is a string or a Uint8Array, not ${value}`);
+  return typeof value === "string" ? Buffer.from(value) : value;
+};
 
 export class Client {
   #socket;
@@ -40,7 +41,7 @@ export class Client {
   #receivedBytes = 0;
   #neededBytes = 4; // until there is a header, then a whole frame
   #waiting = new Map(); // request id -> how to end it
-  #nextId = 1;
+  #lastId = 0;
   #over = null;
   #timeoutMs;
 
@@ -50,8 +51,8 @@ export class Client {
     const socket = net.connect({ host: address.slice(0, colon).replace(/^\[|\]$/g, ""), port: Number(address.slice(colon + 1)), noDelay: true });
     const client = new Client(socket, timeoutMs);
     // protocol 1..1, format 1..1, cluster, partitions, tree shape, role client, node id, incarnation, nonce, capabilities, auth, address
-    await client.#ask(0, [HELLO, 0, MAGIC, 1, 1, 1, 1, clusterId, 0, 0, 0, NOTHING, 0, NOTHING, 0, NOTHING, ""], HELLO_REPLY, timeoutMs);
-    return client;
+    const greeting = [HELLO, 0, MAGIC, 1, 1, 1, 1, clusterId, 0, 0, 0, NOTHING, 0, NOTHING, 0, NOTHING, ""];
+    return client.#ask(0, greeting, HELLO_REPLY, timeoutMs).then(() => client, (error) => { client.close(); throw error; });
   }
 
   constructor(socket, timeoutMs) {
@@ -64,20 +65,20 @@ export class Client {
 
   // All siblings of the key, none if it is absent or deleted, and a context that covers what is shown: it belongs into the put that replaces them.
   async get(key, { bucket = "default", r = 0, pr = 0, timeoutMs = this.#timeoutMs } = {}) {
-    const reply = await this.#request(GET, [bytes(bucket), bytes(key), r, pr, timeoutMs], GET_REPLY, timeoutMs);
-    const [, , , , ownersAnswered, context, siblings] = reply;
+    const fields = [bytes(bucket, "bucket"), bytes(key), r, pr, nodeMs(timeoutMs)];
+    const [, , , , ownersAnswered, context, siblings] = await this.#request(GET, fields, GET_REPLY, timeoutMs);
     const shown = siblings.map(([value, actor, counter, time]) => ({ value, dot: { actor, counter }, time: hlcToDate(time) }));
     return { siblings: shown, context, ownersAnswered };
   }
 
   // Replaces what `context` covers; without one, adds a sibling beside whatever there is. Returns the context of this write.
   put(key, value, options = {}) {
-    return this.#write(key, bytes(value), MODE_PUT, options);
+    return this.#write(key, bytes(value, "value"), MODE_PUT, options);
   }
 
   // Replaces what the node holds, in one round trip; a concurrent write that nobody has read may be lost.
   set(key, value, options = {}) {
-    return this.#write(key, bytes(value), MODE_SET, { ...options, context: null });
+    return this.#write(key, bytes(value, "value"), MODE_SET, { ...options, context: null });
   }
 
   // Deletes what `context` covers.
@@ -86,18 +87,17 @@ export class Client {
     return this.#write(key, null, MODE_PUT, options);
   }
 
-  close() { this.#socket.end(); }
+  close() { this.#socket.destroy(); } // not end(), which would wait for the other side, and it may be silent
 
   async #write(key, value, mode, { bucket = "default", context = null, w = 0, pw = 0, timeoutMs = this.#timeoutMs, operation = randomBytes(16) }) {
-    const fields = [bytes(bucket), bytes(key), value, context, mode, w, pw, timeoutMs, operation];
-    const reply = await this.#request(PUT, fields, PUT_REPLY, timeoutMs);
-    const [, , , , token, actor, counter, unseenSiblings] = reply;
+    const covered = context === null ? null : bytes(context, "context");
+    const fields = [bytes(bucket, "bucket"), bytes(key), value, covered, mode, w, pw, nodeMs(timeoutMs), operation];
+    const [, , , , token, actor, counter, unseenSiblings] = await this.#request(PUT, fields, PUT_REPLY, timeoutMs);
     return { context: token, dot: { actor, counter }, unseenSiblings };
   }
 
   #request(type, fields, replyType, timeoutMs) {
-    const id = this.#nextId;
-    this.#nextId = (this.#nextId % 0xffffffff) + 1; // below 2^32: a larger number would be encoded as a float
+    const id = (this.#lastId = (this.#lastId % 0xffffffff) + 1); // below 2^32: a larger number would be encoded as a float
     return this.#ask(id, [type, id, ...fields], replyType, timeoutMs);
   }
 
@@ -119,8 +119,7 @@ export class Client {
       // The node answers Timeout before the time is over; this is for one that says nothing.
       const timer = setTimeout(() => end(new DynamoError(2, `no answer within ${timeoutMs} ms`)), timeoutMs + 250);
       this.#waiting.set(id, end);
-      const header = Buffer.alloc(4);
-      header.writeUInt32BE(body.length);
+      const header = Uint8Array.of(body.length >>> 24, body.length >>> 16, body.length >>> 8, body.length);
       this.#socket.write(Buffer.concat([header, body]));
     });
   }
@@ -169,11 +168,14 @@ export class Client {
 }
 
 const hlcToDate = (time) => new Date(Number((BigInt(time) >> 12n) / 1000n)); // from unix microseconds shifted left by 12 bits
+const nodeMs = (timeoutMs) => Math.ceil(Math.min(timeoutMs, 60_000)); // a node takes whole numbers, and works on nothing for longer
+const USAGE = "usage: client.mjs HOST:PORT get KEY | set KEY VALUE | put KEY VALUE [TOKEN] | delete KEY TOKEN";
 
 async function main([address, verb, key, ...rest]) {
-  const client = await Client.connect(address);
-  const context = (token) => (token ? Buffer.from(token, "base64url") : null);
+  if (key === undefined || !["get", "set", "put", "delete"].includes(verb)) throw new TypeError(USAGE);
+  const context = (token) => (token === undefined ? null : Buffer.from(token, "base64url"));
   const shown = (token) => Buffer.from(token).toString("base64url");
+  const client = await Client.connect(address);
   try {
     if (verb === "get") {
       const { siblings, context: token } = await client.get(key);
@@ -182,9 +184,9 @@ async function main([address, verb, key, ...rest]) {
     } else if (verb === "put" || verb === "set") {
       const written = await client[verb](key, rest[0], { context: context(rest[1]) });
       console.log(JSON.stringify({ context: shown(written.context), unseenSiblings: written.unseenSiblings }));
-    } else if (verb === "delete") {
+    } else {
       console.log(JSON.stringify({ context: shown((await client.delete(key, { context: context(rest[0]) })).context) }));
-    } else throw new TypeError("usage: client.mjs HOST:PORT get KEY | set KEY VALUE | put KEY VALUE [TOKEN] | delete KEY TOKEN");
+    }
   } finally {
     client.close();
   }

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import dynamo
+from dynamo.config import load
 from dynamo.testing.cluster import ServedCluster
 
 README = Path(__file__).parents[1] / "README.md"
@@ -30,6 +31,13 @@ def test_the_first_snippet_is_the_embedded_store_and_all_ways_are_shown() -> Non
     assert "dynamo.open(" in SNIPPETS[0]
     for name in ("Client", "AsyncClient", "Node"):
         assert any(f"dynamo.{name}(" in snippet for snippet in SNIPPETS)
+
+
+def test_the_configuration_file_is_one(tmp_path: Path) -> None:
+    (text,) = re.findall(r"^```toml\n(.*?)^```", README.read_text(), re.M | re.S)
+    (tmp_path / "node.toml").write_text(text)
+    config = load(tmp_path / "node.toml", {}, {})
+    assert config.join == ("10.0.0.1:7379", "10.0.0.2:7379") and config.buckets["sessions"].kind == "last_write_wins"
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=[str(number) for number in range(1, len(SNIPPETS) + 1)])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -97,6 +98,31 @@ def test_put_get_siblings_delete(run: Callable[..., Any], directory: Path, addre
     assert refused.returncode == 1 and refused.stderr.startswith("InvalidContext: ")
 
 
+def test_a_wrong_call_writes_nothing_and_says_so(directory: Path, run: Callable[..., Any], address: str) -> None:
+    run("set", "kept", "1")
+    for arguments in (("set", "kept"), ("put", "kept"), ("delete", "kept")):  # a value left out must not pass for nil, which deletes
+        done = node(directory, "client.mjs", address, *arguments)
+        assert done.returncode == 1 and done.stderr.startswith("TypeError: "), done
+    done = node(directory, "client.mjs", address, "put", "kept", "2", "")
+    assert done.returncode == 1 and done.stderr.startswith("InvalidContext: "), done
+    assert run("get", "kept")["values"] == ["1"]
+    for arguments in ((), (address,), (address, "get"), (address, "nonsense", "k")):
+        done = node(directory, "client.mjs", *arguments)
+        assert done.returncode == 1 and "usage: client.mjs HOST:PORT get KEY" in done.stderr, done
+
+
+def test_a_server_that_says_nothing_is_a_timeout_and_the_end(directory: Path) -> None:
+    program = """
+    import { Client } from "./client.mjs";
+    const error = await Client.connect(process.argv[2], { timeoutMs: 100 }).catch((error) => error);
+    console.log(error.name);
+    """
+    (directory / "silent.mjs").write_text(program)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        done = node(directory, "silent.mjs", f"127.0.0.1:{silent.getsockname()[1]}")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "Timeout\n", "")
+
+
 PROGRAM = """
 import assert from "node:assert/strict";
 import { Client, DynamoError } from "./client.mjs";
@@ -132,6 +158,10 @@ await refused(client.put("k", "v", { context: Buffer.from("forged") }), "Invalid
 await refused(client.get("k", { pr: 2 }), "Unavailable");
 await refused(Client.connect(process.argv[2], { clusterId: Buffer.alloc(16, 1) }), "ConfigError");
 assert.throws(() => client.delete("k"), TypeError);
+for (const nothing of [undefined, null, 5]) {
+  assert.throws(() => client.set("k", nothing), TypeError);
+  assert.throws(() => client.put("k", nothing), TypeError);
+}
 assert.equal((await client.get("k")).siblings.length, 0);
 client.close();
 console.log("passed");
