@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Set as AbstractSet
 
 from dynamo._core import record as records
-from dynamo.errors import DynamoError, InvalidContext, InvalidRequest, StorageFailed, Timeout, TooManySiblings, Unavailable, ValueTooLarge
+from dynamo.errors import DynamoError, InvalidContext, StorageFailed, Timeout, TooManySiblings, Unavailable, ValueTooLarge
 from dynamo.model import messages as m
 from dynamo.model.cluster import BucketDefinition
 from dynamo.model.key import check_bucket, check_key, full_key
@@ -26,7 +26,6 @@ from dynamo.replication.quorum import FAILED, MET, PENDING, needed
 from dynamo.replication.routes import Route
 
 MINT_WAIT_MAX = 10_000
-_NO_OPERATION = bytes(16)  # what repairs carry
 
 
 class PutFold:
@@ -234,8 +233,6 @@ def coordinate_put(core: Core, reply_to: ReplyTo, message: Message) -> None:
         time, context = tokens.unseal(core.cluster.secret, full_key(bucket, key), definition.record_kind, token)
         if core.stalls.may_have_expired(core, time_ms):
             raise Unavailable("this node was stopped for a while, and the request may be older than its client's patience; try another node")
-        if operation == _NO_OPERATION:
-            raise InvalidRequest("16 zero bytes are no operation id; it is to be random")
         required, owners_required = _admit(core, route, definition, w, pw)
         row = core.rows.load(row_key)
         if isinstance(row, DynamoError):

@@ -68,8 +68,3 @@ def test_a_lone_node_refuses_nothing() -> None:
     rig.pass_time(1)
     rig.now += 100
     assert rig.put(rig.ids[0], b"k", b"1")[0] == m.PUT_REPLY
-
-
-def test_zeros_are_no_operation_id() -> None:
-    rig = Rig()
-    assert rig.put(rig.ids[0], b"k", b"1", operation=bytes(16))[0] == m.ERROR
