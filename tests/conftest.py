@@ -14,8 +14,9 @@ from hypothesis import settings
 
 from dynamo._core import COMPILED
 
-settings.register_profile("dev", deadline=None)
-settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+EXAMPLES = int(os.environ.get("DYNAMO_EXAMPLES", "100"))  # of each property; fewer where only the build is in doubt (ci/try_wheel.py)
+settings.register_profile("dev", deadline=None, max_examples=EXAMPLES)
+settings.register_profile("ci", deadline=None, max_examples=EXAMPLES, derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 

@@ -357,7 +357,7 @@ def agree(cores: Any, data: bytes, limits: tuple[int, int, int] = (1000, 20, 50)
     assert outcome(compiled.unpack, data, 50) == outcome(pure.unpack, data, 50)
 
 
-@settings(max_examples=400)
+@settings(max_examples=4 * settings.default.max_examples)
 @given(data=st.binary(max_size=100))
 @example(b"")
 def test_twins_agree_on_noise(cores: Any, data: bytes) -> None:
@@ -383,7 +383,7 @@ TAILS = [
 soup = st.lists(st.sampled_from(HEADS) | st.sampled_from(TAILS), max_size=20).map(b"".join)
 
 
-@settings(max_examples=1000)
+@settings(max_examples=10 * settings.default.max_examples)
 @given(data=soup)
 def test_twins_agree_on_heads_and_tails(cores: Any, data: bytes) -> None:
     agree(cores, data)

@@ -469,7 +469,7 @@ def twins(cores: Any) -> tuple[ModuleType, ModuleType]:
 
 @pytest.mark.parametrize("name", ARGUMENTS)
 @given(data=st.data())
-@settings(max_examples=250)
+@settings(max_examples=5 * settings.default.max_examples // 2)
 def test_the_twins_agree_on_any_input(twins: tuple[ModuleType, ModuleType], name: str, data: st.DataObject) -> None:
     compiled, pure = twins
     arguments = data.draw(st.tuples(*ARGUMENTS[name]))
@@ -478,7 +478,7 @@ def test_the_twins_agree_on_any_input(twins: tuple[ModuleType, ModuleType], name
 
 @given(records, records)
 @example(*[encode(1, [(1, 1, 2)], [(1, counter, 5, op(1), b"v", 0)]) for counter in (1, 2)])
-@settings(max_examples=400)
+@settings(max_examples=4 * settings.default.max_examples)
 def test_comparing_is_what_merging_does(record: ModuleType, a: bytes, b: bytes) -> None:
     """Also for records of no honest history. Commutative up to values that differ under one hash, which only damage makes."""
     merged = outcome(record, "merge", (a, b))

@@ -104,7 +104,7 @@ def test_more_partitions_than_positions_are_refused(ring: ModuleType) -> None:
 # --- what assign promises ---------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=300)
+@settings(max_examples=3 * settings.default.max_examples)
 @given(members=member_lists, partitions=partition_counts, n=st.integers(1, 6), seed=seeds)
 def test_owners_are_distinct_whole_and_within_caps(ring: ModuleType, members: list[RingMember], partitions: int, n: int, seed: int) -> None:
     owners = ring.assign(members, partitions, n, seed)
