@@ -59,4 +59,5 @@ def can_compile() -> bool:
     return True
 
 
-setup(ext_modules=extensions(os.environ.get("DYNAMO_EXTENSIONS", "auto")))
+# Each kernel is a C file of its own: as many at a time as there are processors.
+setup(ext_modules=extensions(os.environ.get("DYNAMO_EXTENSIONS", "auto")), options={"build_ext": {"parallel": os.cpu_count() or 1}})

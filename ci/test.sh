@@ -42,28 +42,38 @@ export DYNAMO_SEED_BASE=${DYNAMO_SEED_BASE:-commit}
 tests=$scratch/source/tests
 pytest() { "$bin/python" -m pytest -c "$scratch/source/pyproject.toml" --rootdir "$scratch/source" -p no:cacheprovider -q "$@"; }
 
-# Two lanes side by side: real processes mostly wait, histories and builds compute.
-compute() {
+# Three lanes side by side, for real processes mostly wait. All go to their end, whatever fails.
+histories_and_distributions() {
   set -e
   step "simulated histories"
   pytest "$tests/testing"
   step "distributions"
   "$bin/python" "$scratch/source/ci/wheels.py" --source "$scratch/source"
-  step "end of simulated histories and distributions"
+  step "end of histories and distributions"
 }
-(compute) >"$scratch/compute.log" 2>&1 &
-compute=$!
-failed=0  # both lanes go to their end, whatever fails
+clusters() {
+  step "tests of real processes, compiled core"
+  pytest "$tests/cluster" --durations 8
+}
+lanes=(histories_and_distributions clusters)
+running=()
+for lane in "${lanes[@]}"; do
+  ("$lane") >"$scratch/$lane.log" 2>&1 &
+  running+=($!)
+done
+failed=0
 
 step "tests, compiled core"
 "$bin/dynamo" version
-pytest "$tests" --ignore "$tests/testing" || failed=1
+pytest "$tests" --ignore "$tests/testing" --ignore "$tests/cluster" || failed=1
 step "tests that cross the kernels, pure core"
 DYNAMO_PURE=1 "$bin/dynamo" version
 pure=()
 for room in membership replication storage store wire api client verbs cluster/test_cli_cluster.py; do pure+=("$tests/$room"); done
 DYNAMO_PURE=1 pytest "${pure[@]}" || failed=1
-wait "$compute" || failed=1
-cat "$scratch/compute.log"
+for at in "${!lanes[@]}"; do
+  wait "${running[$at]}" || failed=1
+  cat "$scratch/${lanes[$at]}.log"
+done
 [ "$failed" = 0 ] || { step "FAILED"; exit 1; }
 step "done"
