@@ -26,7 +26,7 @@ from dynamo.testing.history import ACKNOWLEDGED, REFUSED, UNKNOWN
 from dynamo.testing.runner import FULL, SHORT, Profile, build
 from dynamo.testing.workloads import Mix, Worker
 
-SEEDS = int(os.environ.get("DYNAMO_SEEDS", "40"))
+SEEDS = int(os.environ.get("DYNAMO_SEEDS", "24"))
 BRIEF = Profile(operations=100, virtual_s=20.0, storm_s=(2.0, 5.0), calm_s=(2.0, 5.0))
 SEEDS_FILE = Path(__file__).parents[1] / "seeds.txt"
 
