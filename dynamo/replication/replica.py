@@ -96,8 +96,7 @@ class Replica:
     def receive(self, batch: list[tuple[Source, Message]], now: float) -> None:
         """Take a batch of well-formed messages."""
         core = self.core
-        core.stalls.notice(core, self._heartbeat_at, now)
-        core.now = now
+        self._at(now)
         last: Source | None = None
         for source, message in batch:
             kind = message[0]
@@ -126,8 +125,7 @@ class Replica:
     def tick(self, now: float) -> None:
         """Run what is due."""
         core = self.core
-        core.stalls.notice(core, self._heartbeat_at, now)
-        core.now = now
+        self._at(now)
         for request_id in core.deadlines.due(now):
             fold = core.pending.get(request_id)
             if fold is not None and fold.on_timer(core):
@@ -150,7 +148,7 @@ class Replica:
     def committed(self, group: Group, now: float) -> None:
         """The group is as durable as was asked, and the engine's reads show it."""
         core = self.core
-        core.now = now
+        self._at(now)
         done = core.rows.committed(group)
         if self._unowned_in_group is not None and group.number >= self._unowned_in_group:
             self._unowned_in_group = None
@@ -171,7 +169,7 @@ class Replica:
     def commit_failed(self, group: Group, error: DynamoError, now: float) -> None:
         """The group was not applied. What rested on it fails, and the actor goes: its dots may have left."""
         core = self.core
-        core.now = now
+        self._at(now)
         core.count("commits_failed")
         held = core.rows.failed(group)
         for destination, message in held.messages:
@@ -191,13 +189,13 @@ class Replica:
 
     def peer_up(self, node: bytes, now: float) -> None:
         """The driver has a connection to the peer."""
-        self.core.now = now
+        self._at(now)
         self.core.liveness.connected(node)
 
     def peer_down(self, node: bytes, now: float) -> None:
         """The driver lost its last connection to the peer, or could not make one."""
         core = self.core
-        core.now = now
+        self._at(now)
         core.liveness.disconnected(node)
         for request_id, fold in list(core.pending.items()):
             if fold.on_failure(core, node, Unavailable.code):
@@ -206,7 +204,7 @@ class Replica:
 
     def actor_confirmed(self, now: float) -> None:
         """A peer knows of no other life of this node: a kept actor may go on."""
-        self.core.now = now
+        self._at(now)
         if self.core.actor.unconfirmed:
             self.core.actor.unconfirmed = False
             self._let_puts_in()
@@ -246,6 +244,11 @@ class Replica:
         if (at := self._meta_retry_at) is not None and at < earliest:
             earliest = at
         return earliest
+
+    def _at(self, now: float) -> None:
+        """The time of the step that begins. After a stall the first one may be any: a commit that ended meanwhile, say."""
+        self.core.stalls.notice(self.core, self._heartbeat_at, now)
+        self.core.now = now
 
     # --- dispatch -----------------------------------------------------------------------------------------------------------------
 

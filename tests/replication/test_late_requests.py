@@ -63,6 +63,23 @@ def test_a_node_that_was_stopped_refuses_what_may_have_expired(stopped_s: float,
     assert rig.put(a, b"other", b"3")[0] == m.PUT_REPLY
 
 
+def test_a_stall_is_noticed_also_where_a_commit_ended_meanwhile() -> None:
+    rig = Rig(exchange_interval_s=1e9)
+    a, b, _ = rig.owners(b"k")
+    rig.pass_time(1)
+    replica = rig.nodes[a].replica
+    replica.receive([(CLIENT, (m.PUT, 800, b"default", b"other", b"v", None, m.MODE_PUT, 1, 0, 5000, b"o" * 16))], rig.now)
+    ready = replica.take_ready()
+    rig.nodes[a].up = False
+    rig.put(b, b"k", b"1", operation=OPERATION, mode=m.MODE_SET)
+    rig.put(b, b"k", b"2", mode=m.MODE_SET)
+    rig.pass_time(2.0)
+    rig.nodes[a].up = True
+    rig.nodes[a].apply(ready.group)
+    replica.committed(ready.group, rig.now)
+    assert late(rig, a, b"default")[0] == m.ERROR
+
+
 def test_a_lone_node_refuses_nothing() -> None:
     rig = Rig(1)
     rig.pass_time(1)
