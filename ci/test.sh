@@ -9,18 +9,40 @@ unset PYTHONPATH PYTHONHOME
 root=$(cd "$(dirname "$0")/.." && pwd)
 python=${PYTHON:-python3}
 scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
+running=()
+# A lane is a process group: when the rest fails, it does not go on without its files.
+ended() {
+  for started in ${running[@]+"${running[@]}"}; do kill -- "-${started#* }" 2>/dev/null || true; done
+  rm -rf "$scratch"
+}
+trap ended EXIT
 step() { printf '\n=== %s (%ss)\n' "$1" "$SECONDS"; }
 
 step "environment"
-"$python" -m venv "$scratch/venv"
-bin=$scratch/venv/bin
-"$bin/python" -m pip install -q --disable-pip-version-check --upgrade "pip>=24"
 # A copy without leftovers: a stray compiled kernel in the checkout must not end up in the wheel.
 mkdir "$scratch/source"
 (cd "$root" && git ls-files -z --cached --others --exclude-standard) >"$scratch/files" ||
   (cd "$root" && find . -type f ! -path '*/.*/*' ! -path './build/*' ! -name '*.so' -print0) >"$scratch/files"  # an unpacked sdist
 tar -C "$root" -c --ignore-failed-read --null -T "$scratch/files" -f - | tar -C "$scratch/source" -x -f -
+
+# Lanes side by side: one begins at once, for it needs nothing of what follows, and one mostly waits.
+lane() {
+  set -m
+  ("$@") >"$scratch/$1.log" 2>&1 &
+  set +m
+  running+=("$1 $!")
+}
+distributions() {
+  set -e
+  step "distributions"
+  "$python" "$scratch/source/ci/wheels.py" --source "$scratch/source"
+  step "end of distributions"
+}
+lane distributions
+
+"$python" -m venv "$scratch/venv"
+bin=$scratch/venv/bin
+"$bin/python" -m pip install -q --disable-pip-version-check --upgrade "pip>=24"
 # Built in a copy of the copy: a build leaves its own copies of modules behind, which nobody wants linted.
 cp -R "$scratch/source" "$scratch/build"
 DYNAMO_EXTENSIONS=require "$bin/python" -m pip install -q --disable-pip-version-check "$scratch/build[test,fuzz]"
@@ -42,25 +64,16 @@ export DYNAMO_SEED_BASE=${DYNAMO_SEED_BASE:-commit}
 tests=$scratch/source/tests
 pytest() { "$bin/python" -m pytest -c "$scratch/source/pyproject.toml" --rootdir "$scratch/source" -p no:cacheprovider -q "$@"; }
 
-# Three lanes side by side, for real processes mostly wait. All go to their end, whatever fails.
-histories_and_distributions() {
-  set -e
+histories() {
   step "simulated histories"
-  pytest "$tests/testing"
-  step "distributions"
-  "$bin/python" "$scratch/source/ci/wheels.py" --source "$scratch/source"
-  step "end of histories and distributions"
+  pytest "$tests/testing" --durations 8
 }
 clusters() {
   step "tests of real processes, compiled core"
   pytest "$tests/cluster" --durations 8
 }
-lanes=(histories_and_distributions clusters)
-running=()
-for lane in "${lanes[@]}"; do
-  ("$lane") >"$scratch/$lane.log" 2>&1 &
-  running+=($!)
-done
+lane histories
+lane clusters
 failed=0
 
 step "tests, compiled core"
@@ -71,9 +84,9 @@ DYNAMO_PURE=1 "$bin/dynamo" version
 pure=()
 for room in membership replication storage store wire api client verbs cluster/test_cli_cluster.py; do pure+=("$tests/$room"); done
 DYNAMO_PURE=1 pytest "${pure[@]}" || failed=1
-for at in "${!lanes[@]}"; do
-  wait "${running[$at]}" || failed=1
-  cat "$scratch/${lanes[$at]}.log"
+for started in "${running[@]}"; do
+  wait "${started#* }" || failed=1
+  cat "$scratch/${started% *}.log"
 done
 [ "$failed" = 0 ] || { step "FAILED"; exit 1; }
 step "done"

@@ -100,7 +100,7 @@ class Build:
 
     def build_sdist(self) -> Path:
         """The source distribution. Raises Failed when it lacks a source or has what a build makes."""
-        run(self.tools / "python", "-m", "build", "-q", "--sdist", "--outdir", self.done, self.source)
+        run(self.tools / "python", "-m", "build", "-q", "--sdist", "--outdir", self.done, self.source, DYNAMO_EXTENSIONS="off")  # translates nothing
         (sdist,) = self.done.glob("*.tar.gz")
         with tarfile.open(sdist) as archive:
             held = {name.partition("/")[2] for name in archive.getnames()}
