@@ -68,22 +68,25 @@ histories() {
   step "simulated histories"
   pytest "$tests/testing" --durations 8
 }
-clusters() {
+clusters_and_pure() {
+  local status=0
   step "tests of real processes, compiled core"
-  pytest "$tests/cluster" --durations 8
+  pytest "$tests/cluster" --durations 8 || status=1
+  step "tests that cross the kernels, pure core"
+  DYNAMO_PURE=1 "$bin/dynamo" version
+  local pure=()
+  for room in membership replication storage store wire api client verbs cluster/test_cli_cluster.py; do pure+=("$tests/$room"); done
+  DYNAMO_PURE=1 DYNAMO_EXAMPLES=${DYNAMO_EXAMPLES:-50} pytest "${pure[@]}" || status=1
+  step "end of real processes and pure core"
+  return $status
 }
 lane histories
-lane clusters
+lane clusters_and_pure
 failed=0
 
 step "tests, compiled core"
 "$bin/dynamo" version
 pytest "$tests" --ignore "$tests/testing" --ignore "$tests/cluster" || failed=1
-step "tests that cross the kernels, pure core"
-DYNAMO_PURE=1 "$bin/dynamo" version
-pure=()
-for room in membership replication storage store wire api client verbs cluster/test_cli_cluster.py; do pure+=("$tests/$room"); done
-DYNAMO_PURE=1 pytest "${pure[@]}" || failed=1
 for started in "${running[@]}"; do
   wait "${started#* }" || failed=1
   cat "$scratch/${started% *}.log"

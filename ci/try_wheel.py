@@ -45,7 +45,7 @@ def try_kernels(core: str, environment: dict[str, str]) -> None:
         "pure": (["-m", "not hypothesis", "-k", "not [c and not test_build and not agree"],),
     }
     for selection in runs[core]:
-        subprocess.run([*pytest, f"{PROJECT}/tests/core", *selection], env=environment | {"DYNAMO_EXAMPLES": "20"}, check=True)
+        subprocess.run([*pytest, f"{PROJECT}/tests/core", *selection], env=environment | {"DYNAMO_EXAMPLES": "5"}, check=True)
 
 
 def try_version(core: str, environment: dict[str, str]) -> None:

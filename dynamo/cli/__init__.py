@@ -39,6 +39,7 @@ _COMMANDS = {
     "cluster": "dynamo.cli.cluster",
     "ring": "dynamo.cli.cluster",
     "simulate": "dynamo.cli.simulate",
+    "bench": "dynamo.cli.bench",
 }
 
 

@@ -1,7 +1,7 @@
 """The simulator finds nothing in many seeds, nothing in all seeds that ever failed, and replays a seed exactly.
 
 DYNAMO_SEEDS and DYNAMO_SEED_BASE choose how many whole runs, and from where; a base of `commit` derives it from the package's contents: fresh
-for each commit, and repeatable.
+for each commit, and repeatable. With 200 of them, as CI has it, there are 500 brief ones too.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from dynamo.testing.history import ACKNOWLEDGED, REFUSED, UNKNOWN
 from dynamo.testing.runner import FULL, SHORT, Profile
 
 SEEDS = int(os.environ.get("DYNAMO_SEEDS", "24"))
+BRIEF_SEEDS = 500 if SEEDS >= 200 else 100
 BRIEF = Profile(operations=100, virtual_s=20.0, storm_s=(2.0, 5.0), calm_s=(2.0, 5.0))
 SEEDS_FILE = Path(__file__).parents[1] / "seeds.txt"
 
@@ -64,11 +65,11 @@ def brief_run(seed: int) -> Report:
 
 
 @pytest.mark.timeout(300)
-def test_500_brief_runs_of_three_nodes_show_no_violation() -> None:
+def test_brief_runs_of_three_nodes_show_no_violation() -> None:
     with ProcessPoolExecutor(os.cpu_count()) as pool:
-        brief = list(pool.map(brief_run, range(500), chunksize=10))
+        brief = list(pool.map(brief_run, range(BRIEF_SEEDS), chunksize=10))
     assert failures(brief) == []
-    assert sum(report.writes.get(ACKNOWLEDGED, 0) for report in brief) > 10_000
+    assert sum(report.writes.get(ACKNOWLEDGED, 0) for report in brief) > 20 * BRIEF_SEEDS
 
 
 @pytest.mark.timeout(1500)

@@ -1,0 +1,219 @@
+"""The load on one process's connections: as fast as they answer (closed loop), or at a constant rate (open loop).
+
+In a closed loop a slot's next operation begins when its last one is answered, so a server that stalls is asked less just then, and the stall shows in few
+latencies: coordinated omission (Gil Tene, "How NOT to measure latency"). In an open loop operations are due at times fixed beforehand, and latency counts
+from then, whether a slot was free or not.
+"""
+
+from __future__ import annotations
+
+import select
+import selectors
+import socket
+from collections import deque
+from collections.abc import Callable, Iterator
+from itertools import islice
+from time import perf_counter_ns
+
+from dynamo._core import histogram
+from dynamo.bench.protocols import Talk
+from dynamo.config import split_address
+from dynamo.errors import ConnectionFailed, Timeout
+
+SIGNIFICANT_BITS = 8  # a latency is off by less than 0.4 %
+CONNECT_TIMEOUT_S = 10.0
+DRAIN_TIMEOUT_S = 10.0
+_RECEIVE_BYTES = 256 * 1024
+_BATCH = 4096  # latencies that are recorded at once
+_SECOND = 1_000_000_000
+
+Draw = Callable[[], tuple[str, int]]
+"""The next operation and the number of its key."""
+
+
+class Connection:
+    """One socket and its slots."""
+
+    __slots__ = ("free", "operations", "out", "since", "socket", "talk")
+
+    def __init__(self, address: str, talk: Talk, slots: int) -> None:
+        """Connect and greet. Raises ConnectionFailed, Timeout, or what the other side refuses us with."""
+        self.talk = talk
+        self.free = list(range(slots))
+        self.since = [0] * slots  # when the operation of a slot began, or was due
+        self.operations = [""] * slots
+        self.out = b""
+        try:
+            self.socket = socket.create_connection(split_address(address), timeout=CONNECT_TIMEOUT_S)
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if hello := talk.greeting():
+                self.socket.sendall(hello)
+                while not talk.greeted(self._received(address)):
+                    pass
+        except TimeoutError:
+            raise Timeout(f"{address} did not answer in {CONNECT_TIMEOUT_S:.0f} s") from None
+        except OSError as error:
+            raise ConnectionFailed(f"{address}: {error.strerror or error}") from error
+        self.socket.setblocking(False)
+
+    def _received(self, address: str) -> bytes:
+        data = self.socket.recv(_RECEIVE_BYTES)
+        if not data:
+            raise ConnectionFailed(f"{address} closed the connection")
+        return data
+
+
+class Load:
+    """Runs operations over the connections and counts what comes of them: `histograms` by operation, in nanoseconds."""
+
+    def __init__(self, connections: list[Connection]) -> None:
+        self.histograms: dict[str, histogram.Histogram] = {}
+        self.answered = 0  # since the beginning; whoever shows progress may look
+        self.progress: Callable[[], None] = lambda: None  # called after every step
+        self._connections = connections
+        self._selector = selectors.DefaultSelector()
+        for connection in connections:
+            self._selector.register(connection.socket, selectors.EVENT_READ, connection)
+        self._latencies: dict[str, list[int]] = {}
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._selector.close()
+        for connection in self._connections:
+            connection.socket.close()
+
+    def all_of(self, operations: Iterator[tuple[str, int]]) -> None:
+        """Run these operations, each once."""
+        for connection in self._connections:
+            self._issue(connection, list(islice(operations, len(connection.free))))
+        while self._outstanding():
+            for connection, freed in self._step(1.0):
+                self._issue(connection, list(islice(operations, freed)))
+
+    def closed(self, draw: Draw, seconds: float) -> float:
+        """Keep all slots busy for so long. Returns the seconds it took; what is answered later does not count."""
+        self._reset()
+        began = perf_counter_ns()
+        until = began + int(seconds * _SECOND)
+        for connection in self._connections:
+            self._issue(connection, [draw() for _ in connection.free])
+        while (now := perf_counter_ns()) < until:
+            for connection, freed in self._step((until - now) / _SECOND):
+                self._issue(connection, [draw() for _ in range(freed)])
+        took = (perf_counter_ns() - began) / _SECOND
+        self._record()
+        counted = self.histograms
+        self._drain()
+        self.histograms = counted
+        return took
+
+    def open(self, draw: Draw, seconds: float, rate: float) -> float:
+        """`rate` operations a second for so long, whatever the answers take. Returns the seconds until all of them were answered."""
+        self._reset()
+        total, issued, interval = max(1, int(seconds * rate)), 0, _SECOND / rate
+        free = deque(connection for connection in self._connections for _ in connection.free)
+        began = perf_counter_ns()
+        give_up = began + int((seconds + DRAIN_TIMEOUT_S) * _SECOND)
+        while issued < total and (now := perf_counter_ns()) < give_up:
+            batches: dict[Connection, list[tuple[int, tuple[str, int]]]] = {}
+            for at in range(issued, min(total, int((now - began) / interval) + 1, issued + len(free))):
+                batches.setdefault(free.popleft(), []).append((began + int(at * interval), draw()))
+                issued += 1
+            for connection, due in batches.items():
+                self._issue(connection, [operation for _, operation in due], [since for since, _ in due])
+            next_due = began + int(issued * interval) if free else give_up
+            for connection, freed in self._step((next_due - perf_counter_ns()) / _SECOND):
+                free.extend([connection] * freed)
+        self._drain()
+        self._record()
+        return (perf_counter_ns() - began) / _SECOND
+
+    def _issue(self, connection: Connection, operations: list[tuple[str, int]], since: list[int] | None = None) -> None:
+        """Send operations, one for each of as many free slots; `since`: when each of them was due, if not now."""
+        if not operations:
+            return
+        now = perf_counter_ns()
+        requests = []
+        for at, (operation, number) in enumerate(operations):
+            slot = connection.free.pop()
+            connection.since[slot] = now if since is None else since[at]
+            connection.operations[slot] = operation
+            requests.append((slot, operation, number))
+        self._send(connection, connection.talk.encode(requests))
+
+    def _send(self, connection: Connection, data: bytes) -> None:
+        if connection.out:
+            connection.out += data  # bounded by the slots
+            return
+        try:
+            sent = connection.socket.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            raise ConnectionFailed(f"a connection broke: {error.strerror or error}") from error
+        if sent < len(data):
+            connection.out = data[sent:]
+            self._selector.modify(connection.socket, selectors.EVENT_READ | selectors.EVENT_WRITE, connection)
+
+    def _flush(self, connection: Connection) -> None:
+        data, connection.out = connection.out, b""
+        self._send(connection, data)
+        if not connection.out:
+            self._selector.modify(connection.socket, selectors.EVENT_READ, connection)
+
+    def _step(self, wait_s: float) -> list[tuple[Connection, int]]:
+        """Wait for answers and take them; returns how many slots of which connections they freed."""
+        freed = []
+        wait_s = max(0.0, min(wait_s, 1.0))
+        if wait_s > 0.0:  # the poll set waits in whole milliseconds, `select` for it in microseconds
+            select.select([self._selector], [], [], wait_s)
+        for key, events in self._selector.select(0):
+            connection: Connection = key.data
+            if events & selectors.EVENT_WRITE:
+                self._flush(connection)
+            if events & selectors.EVENT_READ and (count := self._receive(connection)):
+                freed.append((connection, count))
+        self.progress()
+        return freed
+
+    def _receive(self, connection: Connection) -> int:
+        try:
+            data = connection.socket.recv(_RECEIVE_BYTES)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise ConnectionFailed(f"a connection broke: {error.strerror or error}") from error
+        if not data:
+            raise ConnectionFailed("a connection was closed by the other side")
+        done, more = connection.talk.feed(data)
+        now = perf_counter_ns()
+        if more:
+            self._send(connection, more)
+        for slot in done:
+            latencies = self._latencies.setdefault(connection.operations[slot], [])
+            latencies.append(now - connection.since[slot])
+            if len(latencies) >= _BATCH:
+                self._record()
+        connection.free += done
+        self.answered += len(done)
+        return len(done)
+
+    def _outstanding(self) -> bool:
+        return any(len(connection.free) < len(connection.since) for connection in self._connections)
+
+    def _drain(self) -> None:
+        """Wait for all answers. Raises Timeout: slots whose answers may come later cannot be used again."""
+        give_up = perf_counter_ns() + int(DRAIN_TIMEOUT_S * _SECOND)
+        while self._outstanding():
+            if perf_counter_ns() > give_up:
+                raise Timeout(f"answers were missing {DRAIN_TIMEOUT_S:.0f} s after the end of the run")
+            self._step(1.0)
+
+    def _reset(self) -> None:
+        self.histograms, self._latencies = {}, {}
+
+    def _record(self) -> None:
+        """Move what was measured into the histograms."""
+        for operation, latencies in self._latencies.items():
+            self.histograms.setdefault(operation, histogram.Histogram(SIGNIFICANT_BITS)).record_many(latencies)
+        self._latencies = {}

@@ -1,0 +1,191 @@
+"""What goes over one connection of the load generator, sans-IO: dynamo's own protocol, and that of Redis, so that one generator measures both.
+
+A connection has numbered slots, each with at most one operation under way. `encode` makes the bytes of some operations; `feed` takes what was received
+and returns which slots are done and what else has to be sent, for a read-modify-write is two requests.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from typing import Protocol
+
+from dynamo.bench.workloads import INSERT, MODIFY, READ, SCAN, SCAN_KEYS_MAX, UPDATE, key_of
+from dynamo.client import greeting
+from dynamo.errors import ProtocolError
+from dynamo.model import messages as m
+from dynamo.wire import hello
+from dynamo.wire.frames import ANSWER_ELEMENTS_MAX, FrameDecoder, encode, encode_all
+
+CONTEXTS_MAX = 10_000  # of a connection; the oldest goes first
+_TIME_MS = 10_000
+
+
+class Talk(Protocol):
+    """One connection's part of a protocol."""
+
+    reads: int  # answered
+    siblings: int  # in their answers
+    errors: dict[str, int]  # by text
+
+    def greeting(self) -> bytes:
+        """What is sent first; empty where nothing is."""
+
+    def greeted(self, data: bytes) -> bool:
+        """Take what was received before anything was asked; whether the connection is ready. Raises DynamoError."""
+
+    def encode(self, operations: Iterable[tuple[int, str, int]]) -> bytes:
+        """The requests of some (slot, operation, number of the key)."""
+
+    def feed(self, data: bytes) -> tuple[list[int], bytes]:
+        """(slots that are done, bytes to send). Raises ProtocolError for what is no answer."""
+
+
+class DynamoTalk:
+    """To a node. A write carries the context that this connection last got for the key; a key it has no context of, it sets."""
+
+    def __init__(self, address: str, value: bytes, *, operation_prefix: bytes, bucket: bytes = b"default", r: int = 0, w: int = 0) -> None:
+        """`operation_prefix`: 8 bytes that no other connection has."""
+        self.reads = 0
+        self.siblings = 0
+        self.errors: dict[str, int] = {}
+        self._address = address
+        self._value = value
+        self._prefix = operation_prefix
+        self._bucket = bucket
+        self._r = r
+        self._w = w
+        self._decoder = FrameDecoder(elements_max=ANSWER_ELEMENTS_MAX)
+        self._contexts: dict[bytes, bytes] = {}
+        self._keys: dict[int, bytes] = {}  # by slot, of the operations whose answer has a context
+        self._modifying: set[int] = set()  # slots that have yet to write
+        self._cursor = b""  # where the next scan goes on
+        self._operations = 0
+
+    def greeting(self) -> bytes:
+        return encode(hello.client_hello())
+
+    def greeted(self, data: bytes) -> bool:
+        answers = self._decoder.feed(data)
+        if answers:
+            greeting.cluster_of(self._address, answers[0])
+        return bool(answers)
+
+    def encode(self, operations: Iterable[tuple[int, str, int]]) -> bytes:
+        return encode_all([self._request(slot, operation, number) for slot, operation, number in operations])
+
+    def _request(self, slot: int, operation: str, number: int) -> m.Message:
+        if operation == SCAN:
+            return (m.SCAN, slot, self._bucket, b"", self._cursor, 1 + number % SCAN_KEYS_MAX, _TIME_MS)
+        key = self._keys[slot] = key_of(number)
+        if operation == READ:
+            return (m.GET, slot, self._bucket, key, self._r, 0, _TIME_MS)
+        if operation == MODIFY:
+            self._modifying.add(slot)
+            return (m.GET, slot, self._bucket, key, self._r, 0, _TIME_MS)
+        return self._write(slot, key)
+
+    def _write(self, slot: int, key: bytes) -> m.Message:
+        self._operations += 1
+        context = self._contexts.get(key)
+        mode = m.MODE_SET if context is None else m.MODE_PUT
+        operation = self._prefix + self._operations.to_bytes(8, "big")
+        return (m.PUT, slot, self._bucket, key, self._value, context, mode, self._w, 0, _TIME_MS, operation)
+
+    def feed(self, data: bytes) -> tuple[list[int], bytes]:
+        done: list[int] = []
+        more: list[m.Message] = []
+        for answer in self._decoder.feed(data):
+            kind, slot = answer[0], answer[1]
+            if kind == m.GET_REPLY:
+                self.reads += 1
+                self.siblings += len(answer[6])
+                key = self._keys[slot]
+                self._remember(key, answer[5])
+                if slot in self._modifying:
+                    self._modifying.remove(slot)
+                    more.append(self._write(slot, key))
+                    continue
+            elif kind == m.PUT_REPLY:
+                self._remember(self._keys[slot], answer[4])
+            elif kind == m.SCAN_REPLY:
+                self._cursor = answer[5]
+            elif kind == m.ERROR:
+                text = str(hello.refusal(answer))
+                self.errors[text] = self.errors.get(text, 0) + 1
+                self._modifying.discard(slot)
+            else:
+                raise ProtocolError(f"{self._address} answered with a message of type {kind}")
+            done.append(slot)
+        return done, encode_all(more) if more else b""
+
+    def _remember(self, key: bytes, context: bytes) -> None:
+        contexts = self._contexts
+        if key not in contexts and len(contexts) >= CONTEXTS_MAX:
+            del contexts[next(iter(contexts))]
+        contexts[key] = context
+
+
+class RedisTalk:
+    """To a Redis server, in RESP 2. Answers come in the order of the requests."""
+
+    def __init__(self, value: bytes) -> None:
+        self.reads = 0
+        self.siblings = 0  # a value that is there counts as one
+        self.errors: dict[str, int] = {}
+        self._value = b"$%d\r\n%b\r\n" % (len(value), value)
+        self._rest = b""
+        self._asked: deque[tuple[int, str, bytes]] = deque()
+
+    def greeting(self) -> bytes:
+        return b""
+
+    def greeted(self, data: bytes) -> bool:
+        return True
+
+    def encode(self, operations: Iterable[tuple[int, str, int]]) -> bytes:
+        parts = []
+        for slot, operation, number in operations:
+            key = key_of(number)
+            if operation in (READ, MODIFY):
+                parts.append(b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n" % (len(key), key))
+            elif operation in (UPDATE, INSERT):
+                parts.append(self._set(key))
+            else:
+                raise ValueError(f"Redis has no {operation} that compares")
+            self._asked.append((slot, operation, key))
+        return b"".join(parts)
+
+    def _set(self, key: bytes) -> bytes:
+        return b"*3\r\n$3\r\nSET\r\n$%d\r\n%b\r\n%b" % (len(key), key, self._value)
+
+    def feed(self, data: bytes) -> tuple[list[int], bytes]:
+        if self._rest:
+            data = self._rest + data
+        done: list[int] = []
+        more: list[bytes] = []
+        at = 0
+        while (end := data.find(b"\r\n", at)) >= 0:
+            kind, behind = data[at], end + 2
+            if kind == 36:  # $: a value of that length, or -1 for none
+                length = int(data[at + 1 : end])
+                if length >= 0:
+                    behind += length + 2
+                    if behind > len(data):
+                        break
+                    self.siblings += 1
+                self.reads += 1
+            elif kind == 45:  # -
+                text = data[at + 1 : end].decode(errors="replace")
+                self.errors[text] = self.errors.get(text, 0) + 1
+            elif kind != 43:  # +
+                raise ProtocolError(f"no answer of Redis to GET or SET begins with {data[at : at + 1]!r}")
+            at = behind
+            slot, operation, key = self._asked.popleft()
+            if operation == MODIFY and kind == 36:
+                self._asked.append((slot, UPDATE, key))
+                more.append(self._set(key))
+            else:
+                done.append(slot)
+        self._rest = data[at:]
+        return done, b"".join(more)
