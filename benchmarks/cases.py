@@ -81,6 +81,31 @@ def verify(module: ModuleType) -> Callable[[], Any]:
     return partial(module.verify, one)
 
 
+# --- rows -------------------------------------------------------------------------------------------------------------
+
+
+def stored_row(module: ModuleType) -> tuple[bytes, bytes]:
+    """(row key, row) of a record with one value of 100 bytes."""
+    pure = import_module("dynamo._core._record_py")
+    record = pure.put(b"", b"", 11, 5, 5, 4, bytes(16), bytes(100), False)
+    key = module.inline_key(b"default", KEYS[0], SEED, 256)
+    return key, module.encode(key, (0, 11, 5, bytes(16), b"", record))
+
+
+def row_decode(module: ModuleType) -> Callable[[], Any]:
+    key, row = stored_row(module)
+    assert module.decode(key, row, True)[0] == 0
+    return partial(module.decode, key, row, True)
+
+
+def row_read(module: ModuleType) -> Callable[[], Any]:
+    """From key to record, with a read that costs nothing."""
+    key, row = stored_row(module)
+    stored = {key: row}
+    assert module.read_record(stored.get, SEED, 256, b"default", KEYS[0])
+    return partial(module.read_record, stored.get, SEED, 256, b"default", KEYS[0])
+
+
 # --- the ring ---------------------------------------------------------------------------------------------------------
 
 
@@ -257,6 +282,8 @@ CASES = [
     Case("record compare", "record", 1, compare),
     Case("record put", "record", 1, put),
     Case("record verify", "record", 1, verify),
+    Case("row decode", "row", 1, row_decode),
+    Case("row read, from the key on", "row", 1, row_read),
     Case("ring lookup, 1,000 calls", "ring", 1000, lookup, {"uhashring": uhashring_lookup}),
     Case("ring lookup, batch of 1,000", "ring", 1000, batch),
     Case("ring positions, batch of 1,000", "ring", 1000, batch_positions),

@@ -8,8 +8,7 @@ than pick one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from dynamo.api.codec import Codec
 from dynamo.api.context import Context, Dot
@@ -28,19 +27,100 @@ Resolver = Callable[[Sequence[Sibling]], Any]
 """Makes one value of several siblings. It must not depend on their order or on how often it runs: every reader resolves on its own."""
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    """The answer of a read. Absent or deleted: `found` is False, `siblings` and `values` are empty, `value` is None; the context is
-    still there, to be given to the write that creates the key anew."""
+class Opener(Protocol):
+    """Who makes the siblings and the context of a result when somebody looks at them; each twice, perhaps, if two threads do."""
 
-    key: bytes
-    siblings: tuple[Sibling, ...]
-    context: Context
-    owners_answered: int
-    """How many of the key's owners stand behind this answer. A "not found" with 0 means that only stand-ins were asked."""
-    resolver: Resolver | None = field(default=None, repr=False, compare=False)
-    cursor: str | None = field(default=None, repr=False, compare=False)
-    """Given to another `scan`, goes on behind this key; url-safe text. None but for the results of a scan."""
+    def siblings_of(self, key: bytes, bucket: bytes, record: bytes) -> tuple[Sibling, ...]: ...
+
+    def context_of(self, key: bytes, bucket: bytes, record: bytes) -> Context: ...
+
+
+class Result:
+    """The answer of a read; immutable. Absent or deleted: `found` is False, `siblings` and `values` are empty, `value` is None; the context is
+    still there, to be given to the write that creates the key anew. Equal are those of equal key, siblings, context and owners answered."""
+
+    __slots__ = ("_context", "_cursor", "_key", "_owners_answered", "_resolver", "_siblings", "_source")
+
+    _siblings: tuple[Sibling, ...] | None
+    _context: Context | None
+    _source: tuple[Opener, bytes, bytes] | None
+
+    def __init__(
+        self, key: bytes, siblings: tuple[Sibling, ...], context: Context, owners_answered: int, resolver: Resolver | None = None, cursor: str | None = None
+    ) -> None:
+        self._key = key
+        self._siblings = siblings
+        self._context = context
+        self._source = None
+        self._owners_answered = owners_answered
+        self._resolver = resolver
+        self._cursor = cursor
+
+    @classmethod
+    def unopened(cls, key: bytes, source: tuple[Opener, bytes, bytes], owners_answered: int, resolver: Resolver | None) -> Result:
+        """A result that reads its siblings and its context out of a record when they are asked for. `source`: who can, the bucket, the record."""
+        self = cls.__new__(cls)
+        self._key = key
+        self._siblings = self._context = self._cursor = None
+        self._source = source
+        self._owners_answered = owners_answered
+        self._resolver = resolver
+        return self
+
+    @property
+    def key(self) -> bytes:
+        """The key, as bytes."""
+        return self._key
+
+    @property
+    def siblings(self) -> tuple[Sibling, ...]:
+        """The live versions, sorted by dot."""
+        siblings = self._siblings
+        if siblings is None:
+            assert self._source is not None
+            opener, bucket, record = self._source
+            self._siblings = siblings = opener.siblings_of(self._key, bucket, record)
+        return siblings
+
+    @property
+    def context(self) -> Context:
+        """Covers all siblings, and the deletes beside them; for the write that replaces them."""
+        context = self._context
+        if context is None:
+            assert self._source is not None
+            opener, bucket, record = self._source
+            self._context = context = opener.context_of(self._key, bucket, record)
+        return context
+
+    @property
+    def owners_answered(self) -> int:
+        """How many of the key's owners stand behind this answer. A "not found" with 0 means that only stand-ins were asked."""
+        return self._owners_answered
+
+    @property
+    def resolver(self) -> Resolver | None:
+        """What makes one value of several siblings."""
+        return self._resolver
+
+    @property
+    def cursor(self) -> str | None:
+        """Given to another `scan`, goes on behind this key; url-safe text. None but for the results of a scan."""
+        return self._cursor
+
+    def __eq__(self, other: object) -> bool:
+        return self._compared() == other._compared() if isinstance(other, Result) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._compared())
+
+    def __repr__(self) -> str:
+        return f"Result(key={self.key!r}, siblings={self.siblings!r}, context={self.context!r}, owners_answered={self.owners_answered!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Result, (self.key, self.siblings, self.context, self.owners_answered, self.resolver, self.cursor)
+
+    def _compared(self) -> tuple[Any, ...]:
+        return self._key, self.siblings, self.context, self._owners_answered
 
     @property
     def found(self) -> bool:
@@ -59,11 +139,12 @@ class Result:
         Raises ConflictError, whose `.result` is this result, for several siblings without a resolver. Merge its `values` and put the merged
         value with its `context`, or read with `resolver=`.
         """
-        if len(self.siblings) <= 1:
-            return self.siblings[0].value if self.siblings else None
+        siblings = self.siblings
+        if len(siblings) <= 1:
+            return siblings[0].value if siblings else None
         if self.resolver is None:
-            raise ConflictError(f"the key {self.key!r} has {len(self.siblings)} values and there is no resolver", result=self)
-        return self.resolver(self.siblings)
+            raise ConflictError(f"the key {self.key!r} has {len(siblings)} values and there is no resolver", result=self)
+        return self.resolver(siblings)
 
 
 def unix_seconds(hlc_time: int) -> float:
