@@ -285,7 +285,7 @@ def context(bytes record not None):
 
 
 def find_operation(bytes record not None, bytes operation not None):
-    """(actor, counter) of the first version that this operation wrote, or None."""
+    """(actor, counter, time) of the first version that this operation wrote, or None."""
     cdef View view
     cdef const uint8_t* p
     cdef Py_ssize_t i
@@ -295,7 +295,7 @@ def find_operation(bytes record not None, bytes operation not None):
     p = view.headers
     for i in range(view.count):
         if memcmp(p + OPERATION_AT, bytes_at(operation), OPERATION_BYTES) == 0:
-            return load64(p), load64(p + 8)
+            return load64(p), load64(p + 8), load64(p + TIME_AT)
         p += VERSION_BYTES
     return None
 

@@ -273,13 +273,13 @@ def context(record: bytes) -> bytes:
     return pack(_open(record).ranges) if record else b""
 
 
-def find_operation(record: bytes, operation: bytes) -> tuple[int, int] | None:
-    """(actor, counter) of the first version that this operation wrote, or None."""
+def find_operation(record: bytes, operation: bytes) -> tuple[int, int, int] | None:
+    """(actor, counter, time) of the first version that this operation wrote, or None."""
     _check_operation(operation)
     for header in _open(record).versions if record else ():
-        actor, counter, _, written_by, *_ = _VERSION.unpack(header)
+        actor, counter, time, written_by, *_ = _VERSION.unpack(header)
         if written_by == operation:
-            return actor, counter
+            return actor, counter, time
     return None
 
 

@@ -50,9 +50,9 @@ def receive_replicate(core: Core, source: bytes, message: Message) -> None:
         return
     if purpose == m.PURPOSE_WRITE and core.rows.operations.get(operation) is None:
         # Another attempt at this write may reach this node, long after its client was answered by that coordinator and went on.
-        dot = records.find_operation(record, operation)
-        if dot is not None:
-            core.rows.operations.stage(operation, row_key, dot)
+        version = records.find_operation(record, operation)
+        if version is not None:
+            core.rows.operations.stage(operation, row_key, version)
     if purpose == m.PURPOSE_HANDOFF:
         core.count("handoff_received")
     reply = _stored(core, request_id, 0, role, row.digest)

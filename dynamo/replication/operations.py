@@ -1,4 +1,4 @@
-"""Which dots recent operations got here, so that a retry gets the same one (DESIGN section 2, operation ids).
+"""Which dots recent operations got here, and when, so that a retry gets the same one (DESIGN section 2, operation ids).
 
 A live version tells its operation; this list is for those whose version has been replaced since. It changes in the very group that stores the
 version, so after a crash it knows exactly the writes that are there. It is bounded: an operation is forgotten after `count_max` later ones.
@@ -6,8 +6,8 @@ version, so after a crash it knows exactly the writes that are there. It is boun
 Operations stand in blocks, a row of the meta table each. The newest block is written again with every group until it is full, which keeps the cost of
 a small group at one small row, and the oldest is deleted when the others hold enough.
 
-    block row   "operations/" u64 number -> u8 format = 1 | entries | u64 xxh3-64 of all before it
-    entry       16 bytes operation id | u64 actor | u64 counter | u16 length | row key
+    block row   "operations/" u64 number -> u8 format = 2 | entries | u64 xxh3-64 of all before it
+    entry       16 bytes operation id | u64 actor | u64 counter | u64 HLC time | u16 length | row key
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from struct import Struct, error
 from xxhash import xxh3_64_digest
 
 PREFIX, BEHIND_PREFIX = b"operations/", b"operations0"
-FORMAT = 1
+FORMAT = 2  # 1 had no times; its blocks are left out like damaged ones
 BLOCK_OPERATIONS_MIN = 16
 
-_ENTRY = Struct(">16sQQH")
+_ENTRY = Struct(">16sQQQH")
 _CHECKSUM_BYTES = 8
 
-Minted = tuple[bytes, int, int]  # row key, actor, counter
+Version = tuple[int, int, int]  # actor, counter, HLC time
+Minted = tuple[bytes, int, int, int]  # row key, and the version that was written there
 Entry = tuple[bytes, Minted]  # operation id, what it got
 
 
@@ -53,12 +54,12 @@ class Operations:
         return len(self._recent)
 
     def get(self, operation: bytes) -> Minted | None:
-        """Where the operation wrote, and the dot it got; staged ones included."""
+        """Where the operation wrote, and which version; staged ones included."""
         return self._recent.get(operation)
 
-    def stage(self, operation: bytes, row_key: bytes, dot: tuple[int, int]) -> None:
+    def stage(self, operation: bytes, row_key: bytes, version: Version) -> None:
         """Remember an operation with the next group."""
-        self._recent[operation] = minted = (row_key, *dot)
+        self._recent[operation] = minted = (row_key, *version)
         self._staged.append((operation, minted))
 
     def take(self) -> dict[bytes, bytes | None]:
@@ -101,7 +102,7 @@ class Operations:
 
 
 def _encode(block: list[Entry]) -> bytes:
-    body = b"".join([bytes([FORMAT]), *(_ENTRY.pack(name, actor, counter, len(row_key)) + row_key for name, (row_key, actor, counter) in block)])
+    body = b"".join([bytes([FORMAT]), *(_ENTRY.pack(name, *version, len(row_key)) + row_key for name, (row_key, *version) in block)])
     return body + xxh3_64_digest(body)
 
 
@@ -118,9 +119,9 @@ def _decode(data: bytes) -> list[Entry]:
     at = 1
     try:
         while at < len(body):
-            operation, actor, counter, length = _ENTRY.unpack_from(body, at)
+            operation, actor, counter, time, length = _ENTRY.unpack_from(body, at)
             at += _ENTRY.size + length
-            found.append((operation, (body[at - length : at], actor, counter)))
+            found.append((operation, (body[at - length : at], actor, counter, time)))
     except error:
         return []  # sound by its checksum and yet none of ours
     return found

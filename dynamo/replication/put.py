@@ -22,6 +22,7 @@ from dynamo.model.row import OWNED as STATUS_OWNED
 from dynamo.model.row import Row
 from dynamo.replication import tokens
 from dynamo.replication.core import Core, ReplyTo
+from dynamo.replication.operations import Version
 from dynamo.replication.quorum import FAILED, MET, PENDING, needed
 from dynamo.replication.routes import Route
 
@@ -295,21 +296,23 @@ def _new_record(
 ) -> tuple[bytes, bytes, tuple[int, int]]:
     """(record, context, dot) of the write. Mints the dot unless this operation has one already. Raises before minting."""
     old = row.record if row is not None else b""
-    found = records.find_operation(old, operation) if old else None
-    found = found or _replaced_since(core, row_key, old, operation)
-    if found is not None:
+    earlier = _earlier(core, row_key, old, operation)
+    if earlier is not None and old and _covers(old, earlier):
         core.count("operations_repeated")
-        return old, context, found
+        return old, context, earlier[:2]
     if old and mode == m.MODE_SET:
         context = records.context_union(context, records.context(old))
     actor, counter = core.actor.actor, core.actor.next_counter()
     tombstone, body = value is None, value or b""
     if definition.record_kind == records.LAST_WRITE_WINS:
-        newest = max([time, *(version[2] for version in records.versions(old))]) if old else time
-        record = records.put_last_write_wins(old, actor, counter, core.hlc(newest), operation, body, tombstone)
+        # Later than an earlier attempt too, which may be there at another node: the client's next write exceeds the time of this one.
+        newest = max(time, _time_of(old, definition) if old else 0, earlier[2] if earlier is not None else 0)
+        written = core.hlc(newest)
+        record = records.put_last_write_wins(old, actor, counter, written, operation, body, tombstone)
     else:
         since = row.since if row is not None and row.since and row.since_actor == actor else counter
-        record = records.put(old, context, actor, counter, since, core.hlc(), operation, body, tombstone)
+        written = core.hlc()
+        record = records.put(old, context, actor, counter, since, written, operation, body, tombstone)
         count, before = records.version_count(record), records.version_count(old) if old else 0
         if count > definition.siblings_max and count >= before:
             raise TooManySiblings(f"the key holds {before} concurrent versions; read it, merge them, put with the context of that read")
@@ -318,21 +321,28 @@ def _new_record(
         if len(records.context(record)) > tokens.RANGES_MAX * tokens.RANGE_BYTES:
             raise InvalidContext(f"the key's history has more than {tokens.RANGES_MAX} ranges")
     core.actor.issue(counter)
-    core.rows.operations.stage(operation, row_key, (actor, counter))
+    core.rows.operations.stage(operation, row_key, (actor, counter, written))
     if core.actor.wants_extension:
         core.actor.extend()
         core.stage_actor()
     return record, context, (actor, counter)
 
 
-def _replaced_since(core: Core, row_key: bytes, old: bytes, operation: bytes) -> tuple[int, int] | None:
-    """The dot that the operation got here, if the record as it is covers it. It does not where the row was lost since: then it is written anew."""
+def _earlier(core: Core, row_key: bytes, old: bytes, operation: bytes) -> Version | None:
+    """The version that an earlier attempt at the operation made of this key, as far as this node knows: it is there, or was."""
+    live = records.find_operation(old, operation) if old else None
+    if live is not None:
+        return live
     known = core.rows.operations.get(operation)
-    if known is None or known[0] != row_key or not old:
-        return None
-    if old[1] != records.LAST_WRITE_WINS and not records.context_contains(records.context(old), *known[1:]):
-        return None
-    return known[1:]
+    return known[1:] if known is not None and known[0] == row_key else None
+
+
+def _covers(record: bytes, version: Version) -> bool:
+    """Whether the record has the version, or what replaced it. It does not where the row was lost since: then the operation is written anew."""
+    if record[1] != records.LAST_WRITE_WINS:
+        return records.context_contains(records.context(record), *version[:2])
+    ((actor, counter, time, *_),) = records.versions(record)
+    return (time, actor, counter) >= (version[2], *version[:2])
 
 
 def _stage(core: Core, row_key: bytes, bucket: bytes, key: bytes, row: Row | None, record: bytes, dot: tuple[int, int], role: int) -> None:

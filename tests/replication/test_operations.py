@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dynamo._core import record as records
 from dynamo.errors import StorageFull
 from dynamo.model import messages as m
 from dynamo.model.cluster import BucketDefinition
@@ -63,6 +64,35 @@ def test_a_retry_whose_row_was_lost_is_written_anew() -> None:
     assert rig.values(rig.get(a, b"k", r=1)) == [b"1", b"2"]
 
 
+def test_a_retry_whose_last_write_is_gone_is_written_anew_and_later() -> None:
+    """The row was lost, and what it holds now, from peers that never had the write, is older: to say `done` would lose the write, and the token would
+    let the client's next one be older than this one where that survives (found by seed 909)."""
+    rig = Rig(buckets={b"b": BucketDefinition(kind="last_write_wins")})
+    a, b, c = rig.owners(b"k", b"b")
+    rig.down(b)
+    rig.down(c)
+    row_key, objects = rig.row_key(b"k", b"b"), rig.nodes[a].objects
+    rig.put(a, b"k", b"0", bucket=b"b", w=1)
+    older = objects[row_key]
+    for lost in (older, None):
+        objects[row_key] = older
+        first = rig.put(a, b"k", b"1", operation=FIRST, bucket=b"b", w=1)
+        time = records.versions(rig.record(a, b"k", b"b") or b"")[0][2]
+        objects.pop(row_key)
+        if lost is not None:
+            objects[row_key] = lost
+        retry = rig.put(a, b"k", b"1", operation=FIRST, bucket=b"b", w=1)
+        assert first[0] == retry[0] == m.PUT_REPLY
+        assert rig.values(rig.get(a, b"k", bucket=b"b", r=1)) == [b"1"]
+        assert records.versions(rig.record(a, b"k", b"b") or b"")[0][2] > time
+        again = rig.put(a, b"k", b"1", operation=FIRST, bucket=b"b", w=1)
+        assert again[5:7] == retry[5:7]
+        rig.put(a, b"k", b"later", again[4], bucket=b"b", w=1)
+        assert rig.put(a, b"k", b"1", operation=FIRST, bucket=b"b", w=1)[5:7] == retry[5:7]  # replaced by what is later: done
+        assert rig.values(rig.get(a, b"k", bucket=b"b", r=1)) == [b"later"]
+        rig.nodes[a].replica.core.rows.operations._recent.pop(FIRST)
+
+
 class TestOperations:
     @given(st.lists(st.tuples(st.integers(1, 40), st.booleans()), max_size=30), st.integers(1, 100))
     def test_what_is_stored_is_what_is_known_and_bounded(self, groups: list[tuple[int, bool]], count_max: int) -> None:
@@ -73,7 +103,7 @@ class TestOperations:
             names = [(made + i).to_bytes(16, "big") for i in range(size)]
             made += size - size // 3  # the last ones come again: written anew, for their row was lost
             for name in names:
-                operations.stage(name, b"row-" + name[-2:], (7, made))
+                operations.stage(name, b"row-" + name[-2:], (7, made, 9))
             changes = operations.take()
             if commits:
                 operations.committed()
@@ -97,15 +127,15 @@ class TestOperations:
 
     def test_the_form_of_a_block(self) -> None:
         operations = Operations(10)
-        operations.stage(FIRST, b"row", (1, 2))
+        operations.stage(FIRST, b"row", (1, 2, 3))
         (block,) = operations.take().items()
         assert block == (b"operations/" + bytes(8), bytes.fromhex(
-            "01" "31313131313131313131313131313131" "0000000000000001" "0000000000000002" "0003" "726f77" "816937ac5eb1de6a"))  # fmt: skip
-        assert Operations(10, [block]).get(FIRST) == (b"row", 1, 2)
+            "02" "31313131313131313131313131313131" "0000000000000001" "0000000000000002" "0000000000000003" "0003" "726f77" "d97b4919e39c1405"))  # fmt: skip
+        assert Operations(10, [block]).get(FIRST) == (b"row", 1, 2, 3)
 
     def test_a_damaged_block_is_left_out(self) -> None:
         operations = Operations(10)
-        operations.stage(FIRST, b"row", (1, 2))
+        operations.stage(FIRST, b"row", (1, 2, 3))
         ((key, block),) = operations.take().items()
         assert block is not None
         for at in range(len(block)):
