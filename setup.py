@@ -32,7 +32,7 @@ def extensions(choice: str) -> list[Extension]:
     from Cython.Build import cythonize
 
     # Python's own flags are -g -O3: twice the time to compile, for code that runs no faster.
-    flags = [] if os.name == "nt" else ["-O2", "-g0"]
+    flags = [] if os.name == "nt" or "CFLAGS" in os.environ else ["-O2", "-g0"]
     sources = [Extension(f"dynamo._core._{name}_c", [f"dynamo/_core/_{name}_c.pyx"], extra_compile_args=flags) for name in COMPILED]
     built: list[Extension] = cythonize(sources, build_dir="build/cython")
     for extension in built:

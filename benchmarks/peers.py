@@ -5,7 +5,8 @@
 
 Against Redis: one Redis without persistence and three nodes with N=3 R=W=2, `relaxed`; 50 connections, 13-byte keys out of 100,000, values of 100 bytes;
 the load generator of `dynamo bench` drives both, in turns, and the server whose turn it is not lies idle. Ratios of throughput: more is better for us.
-`embedded_get_vs_lmdb` and `set_many_vs_putmulti` are ratios of time to py-lmdb without anything around it: 1 would be perfect. A ratio is the median of
+`embedded_get_vs_lmdb` (the value of a get, to a transaction for each get of py-lmdb) and `set_many_vs_putmulti` are ratios of time to py-lmdb
+without anything around it: less is better. A ratio is the median of
 its pairs, `low` and `high` are the least and the greatest. What is not installed is left out, and said.
 """
 
@@ -22,7 +23,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from statistics import median
@@ -37,6 +38,7 @@ from dynamo.bench.workloads import key_of
 from dynamo.testing.cluster import ServedCluster
 
 KEYS = 100_000
+PROCESSES = 2  # of the load generator
 SERVER_START_S = 10.0
 
 
@@ -102,29 +104,36 @@ def redis_server(scratch: Path) -> Iterator[str]:
 def cluster(scratch: Path, durability: str, *, pure: bool = False) -> Iterator[tuple[str, ...]]:
     """Three nodes. Yields their addresses."""
     directory = scratch / f"{durability}-{'pure' if pure else 'compiled'}"
-    before = os.environ.get("DYNAMO_PURE")
-    os.environ["DYNAMO_PURE"] = "1" if pure else ""
-    try:
-        served = ServedCluster(directory, 3, ("--durability", durability))
-        with served:
-            yield tuple(served.addresses)
+    served = ServedCluster(directory, 3, ("--durability", durability))
+    before = os.environ.pop("DYNAMO_PURE", None)
+    if pure:
+        os.environ["DYNAMO_PURE"] = "1"
+    try:  # while the nodes start: the load generator, which is started later, is the same for all
+        served.start()
+    except BaseException:
+        served.stop()
+        raise
     finally:
-        if before is None:
-            del os.environ["DYNAMO_PURE"]
-        else:
+        os.environ.pop("DYNAMO_PURE", None)
+        if before is not None:
             os.environ["DYNAMO_PURE"] = before
+    with ExitStack() as stack:
+        stack.callback(served.stop)
+        yield tuple(served.addresses)
 
 
 class Side:
-    """One side of a contest: servers under a load. The keys are written before the first turn."""
+    """One side of a contest: servers under a load. The keys are written before the first turn. `generator_cpu`: the most that a process of the
+    load generator took of a processor; near 1, it may be what was measured."""
 
     def __init__(self, addresses: tuple[str, ...], size: Size, protocol: str = "dynamo") -> None:
         self._base = Plan(addresses, protocol=protocol, keys=size.keys, seconds=size.seconds, warm_up_s=size.seconds / 4, load=False)
+        self.generator_cpu = 0.0
         run(self._plan("get", 16, load=True, seconds=0.1))
 
     def _plan(self, workload: str, pipeline: int, load: bool = False, seconds: float = 0.0) -> Plan:
         base = self._base
-        return Plan(base.addresses, workload, "uniform", base.protocol, pipeline=pipeline, keys=base.keys, seconds=seconds or base.seconds,
+        return Plan(base.addresses, workload, "uniform", base.protocol, pipeline=pipeline, processes=PROCESSES, keys=base.keys, seconds=seconds or base.seconds,
                     warm_up_s=base.warm_up_s, load=load)  # fmt: skip
 
     def measure(self, workload: str, pipeline: int) -> Callable[[], float]:
@@ -134,6 +143,7 @@ class Side:
             (measured,) = run(self._plan(workload, pipeline))
             if measured.errors:
                 raise RuntimeError(f"operations failed: {measured.errors}")
+            self.generator_cpu = max(self.generator_cpu, measured.cpu_s / measured.seconds / PROCESSES)
             return measured.throughput
 
         return turn
@@ -151,7 +161,9 @@ def against_redis(size: Size, scratch: Path, wanted: Callable[[str], bool]) -> I
     with redis_server(scratch) as redis, cluster(scratch, "relaxed") as nodes:
         ours, theirs = Side(nodes, size), Side((redis,), size, "redis")
         for name, what in names.items():
-            yield contest(name, ours.measure(*what), theirs.measure(*what), size.pairs, "operations a second")
+            row = contest(name, ours.measure(*what), theirs.measure(*what), size.pairs, "operations a second")
+            yield replace(row, detail=f"{row.detail}; generator at most {ours.generator_cpu:.2f} and {theirs.generator_cpu:.2f} of a processor each")
+            ours.generator_cpu = theirs.generator_cpu = 0.0
 
 
 def against_itself(size: Size, scratch: Path, wanted: Callable[[str], bool]) -> Iterator[Row]:
@@ -186,14 +198,14 @@ def embedded(size: Size, scratch: Path, wanted: Callable[[str], bool]) -> Iterat
         def store_gets() -> float:
             get, began = store.get, perf_counter()
             for key in asked:
-                get(key)
+                assert get(key).value is not None
             return (perf_counter() - began) / len(asked) * 1e6
 
         def bare_gets() -> float:
             began = perf_counter()
             for key in asked:
                 with bare.begin(db=table) as reading:
-                    reading.get(key)
+                    assert reading.get(key) is not None
             return (perf_counter() - began) / len(asked) * 1e6
 
         if wanted("embedded_get_vs_lmdb"):
@@ -203,7 +215,7 @@ def embedded(size: Size, scratch: Path, wanted: Callable[[str], bool]) -> Iterat
         def store_sets() -> float:
             began = perf_counter()
             for batch in batches:
-                store.set_many(dict.fromkeys(batch, value))
+                assert all(isinstance(outcome, dynamo.Context) for outcome in store.set_many(dict.fromkeys(batch, value)).values())
             return (perf_counter() - began) / len(batches) * 1e6
 
         def bare_sets() -> float:
@@ -229,7 +241,7 @@ def _row_bytes(directory: Path, value: bytes) -> int:
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--pairs", type=int, default=5)
+    options.add_argument("--pairs", type=int, default=5, choices=range(1, 1000), metavar="N")
     options.add_argument("--seconds", type=float, default=3.0, help="of one turn")
     options.add_argument("--quick", action="store_true", help="few and short turns, and a tenth of the keys")
     options.add_argument("--only", action="append", default=[], metavar="NAME", help="rows whose name begins so")
@@ -244,6 +256,8 @@ def main() -> None:
                 rows.append(row)
                 talk = sys.stderr if asked.output == "json" else sys.stdout
                 print(f"{row.name:28} {row.ratio:7.3f}  ({row.low:.3f}-{row.high:.3f})  {row.detail}", file=talk, flush=True)
+    if not rows:
+        sys.exit(f"nothing was measured: no row begins with {' or '.join(asked.only)}, or what it needs is not installed")
     if asked.output == "json":
         print(json.dumps({"rows": [{"name": row.name, "ratio": row.ratio, "low": row.low, "high": row.high} for row in rows]}))
 

@@ -39,8 +39,8 @@ def busy_cluster() -> tuple[float, float, float]:
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--seeds", type=int, default=20)
-    options.add_argument("--runs", type=int, default=5)
+    options.add_argument("--seeds", type=int, default=20, choices=range(1, 1000), metavar="N")
+    options.add_argument("--runs", type=int, default=5, choices=range(1, 1000), metavar="N")
     asked = options.parse_args()
     runs = [busy_cluster() for _ in range(asked.runs)]
     times = sorted(run[0] for run in runs)
@@ -50,6 +50,8 @@ def main() -> None:
     for seed in range(asked.seeds):
         began = process_time()
         report = run(seed)
+        if report.violations:
+            raise SystemExit(f"seed {seed} shows a violation: {report.violations[0]}")
         seeds.append((process_time() - began, report.virtual_s, report.delivered))
     took, virtual, delivered = (sum(column) for column in zip(*seeds, strict=True))
     print(f"{len(seeds)} seeds: {took / len(seeds):.2f} s each (median {median(seed[0] for seed in seeds):.2f}), "

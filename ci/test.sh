@@ -91,5 +91,6 @@ for started in "${running[@]}"; do
   wait "${started#* }" || failed=1
   cat "$scratch/${started% *}.log"
 done
+running=()
 [ "$failed" = 0 ] || { step "FAILED"; exit 1; }
 step "done"

@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 from uuid import UUID
 
+from dynamo._core import record as records
 from dynamo.api.codec import Codec, key_bytes
 from dynamo.api.context import Context
 from dynamo.api.result import Resolver, Result, Sibling, make_siblings
@@ -58,8 +59,7 @@ class _Process:
 
     def __init__(self) -> None:
         self.pid = os.getpid()
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._forked)
+        os.register_at_fork(after_in_child=self._forked)
 
     def _forked(self) -> None:
         self.pid = os.getpid()
@@ -88,7 +88,7 @@ class Store(Verbs):
         try:
             self._replica = self._start(m.DURABILITIES[durability])
             self._rows = StoredRows(self._replica.core, self._directory.engine.read)
-            self._record = self._rows.record  # bound once
+            self._record, self._opener = self._rows.record, _Opener(self._rows)
         except BaseException:
             self._directory.close(self._directory.clean)
             raise
@@ -175,25 +175,17 @@ class Store(Verbs):
     def _get(self, place: Place, key: Key, resolver: Resolver | None) -> Result | None:
         """The read of a row that is there, sound and alone, without the replica; None where that has to see to it. Most gets are that, and it costs
         a few microseconds, as reading LMDB does, rather than a hundred."""
-        if self._pid != _process.pid or self._closed or self._broken or resolver is not None or place.codec is not None:
+        if self._pid != _process.pid or resolver is not None or place.codec is not None:
             return None
         name = key if type(key) is bytes else key_bytes(key)
         driver = self._driver
-        if not driver.acquire(False):
+        if driver.locked():
             return None
-        try:
+        with driver:  # not acquire() and try: a Ctrl-C between the two would leave it locked
+            if self._closed or self._broken:
+                return None
             record = self._record(place.bucket, name)
-        finally:
-            driver.release()
-        return None if record is None else Result.unopened(name, (self, place.bucket, record), 1, place.resolver)
-
-    def siblings_of(self, key: bytes, bucket: bytes, record: bytes) -> tuple[Sibling, ...]:
-        """For results of `get`."""
-        return make_siblings(visible(record)[0], None)
-
-    def context_of(self, key: bytes, bucket: bytes, record: bytes) -> Context:
-        """For results of `get`."""
-        return Context(self._rows.token(bucket, key, record))
+        return None if record is None else Result.unopened(name, (self._opener, place.bucket, record), 1, place.resolver)
 
     def _run(self, verb: Verb[T], timeout: float | None) -> T:
         self._check_open()
@@ -244,12 +236,16 @@ class Store(Verbs):
     def _wait(self, call: _Call, deadline: float) -> None:
         """Drive the replica until the call is answered, by this thread or by one that was faster. Raises Timeout."""
         while call.reply is None:
-            if not self._driver.acquire(timeout=max(0.0, deadline - monotonic())):
+            if not self._driver.locked():
+                with self._driver:
+                    due = self._drive() if call.reply is None else None
+            elif self._driver.acquire(timeout=max(0.0, deadline - monotonic())):
+                try:
+                    due = self._drive() if call.reply is None else None
+                finally:
+                    self._driver.release()
+            else:
                 raise Timeout("the store was busy with other threads' requests", maybe_applied=call.writes)
-            try:
-                due = self._drive() if call.reply is None else None
-            finally:
-                self._driver.release()
             if call.reply is None:  # after a failed commit, puts wait until a new actor is on disk
                 now = monotonic()
                 if now >= deadline:
@@ -318,6 +314,25 @@ class Store(Verbs):
                     raise Timeout("another thread is writing to this key, or updating it")
                 held.callback(lock.release)
             yield
+
+
+class _Opener:
+    """Reads results of `get` out of their records."""
+
+    def __init__(self, rows: StoredRows) -> None:
+        self._rows = rows
+
+    def value_of(self, record: bytes) -> bytes | None:
+        """The value of a record that has just one version."""
+        return records.single_value(record)
+
+    def siblings_of(self, record: bytes) -> tuple[Sibling, ...]:
+        """The live versions."""
+        return make_siblings(visible(record)[0], None)
+
+    def context_of(self, key: bytes, bucket: bytes, record: bytes) -> Context:
+        """What covers all of it."""
+        return Context(self._rows.token(bucket, key, record))
 
 
 class _Call:

@@ -270,6 +270,15 @@ def versions(bytes record not None):
     return found
 
 
+def single_value(bytes record not None):
+    """The value of a record that has one version, and a live one; None for any other."""
+    cdef View view
+    open_any(record, &view)
+    if view.count != 1 or view.headers[FLAGS_AT] & FLAG_TOMBSTONE:
+        return None
+    return PyBytes_FromStringAndSize(<const char*> view.values, load32(view.headers + LENGTH_AT))
+
+
 def version_count(bytes record not None):
     """How many versions the record has, tombstones included."""
     cdef View view

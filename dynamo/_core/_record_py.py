@@ -52,7 +52,7 @@ __all__ = [
     "AFTER", "BEFORE", "CONCURRENT", "EQUAL", "FORMAT", "LAST_WRITE_WINS", "SIBLINGS", "TOMBSTONE", "Version",
     "check", "compare", "context", "context_add", "context_contains", "context_covers", "context_gap",
     "context_highest", "context_union", "context_verify", "digest", "duplicate_dots", "find_operation", "merge", "put",
-    "put_last_write_wins", "token_context", "verify", "version_count", "versions",
+    "put_last_write_wins", "single_value", "token_context", "verify", "version_count", "versions",
 ]  # fmt: skip
 
 FORMAT = 1
@@ -261,6 +261,12 @@ def versions(record: bytes) -> list[Version]:
         actor, counter, time, operation, expiry, value_hash, flags, _ = _VERSION.unpack(header)
         found.append((actor, counter, time, operation, expiry, value_hash, bool(flags & TOMBSTONE), value))
     return found
+
+
+def single_value(record: bytes) -> bytes | None:
+    """The value of a record that has one version, and a live one; None for any other."""
+    found = versions(record)
+    return found[0][7] if len(found) == 1 and not found[0][6] else None
 
 
 def version_count(record: bytes) -> int:

@@ -99,9 +99,10 @@ def encode(bytes row_key not None, fields):
     cdef uint8_t* p
     status, since_actor, since, digest, full_key, record = fields
     # Invariant: exactly the rows under a hashed row key carry their full key; only a quarantined one may lack a record.
+    assert (record or status == STATUS_MAX) and 0 <= status <= 255
+    if digest is None or full_key is None or record is None or PyBytes_GET_SIZE(digest) != DIGEST_BYTES or PyBytes_GET_SIZE(full_key) > FULL_KEY_BYTES_MAX:
+        raise AssertionError("a row has a digest of 16 bytes, a full key of less than 64 KiB, and a record")  # also under -O: memory depends on it
     assert (PyBytes_GET_SIZE(full_key) > 0) == (PyBytes_GET_SIZE(row_key) == HASHED_BYTES)
-    assert (record or status == STATUS_MAX) and 0 <= status <= 255 and PyBytes_GET_SIZE(digest) == DIGEST_BYTES
-    assert PyBytes_GET_SIZE(full_key) <= FULL_KEY_BYTES_MAX
     head = HEAD_BYTES + PyBytes_GET_SIZE(full_key)
     out = PyBytes_FromStringAndSize(NULL, head + CHECKSUM_BYTES + PyBytes_GET_SIZE(record))
     p = <uint8_t*> PyBytes_AS_STRING(out)

@@ -28,9 +28,12 @@ Resolver = Callable[[Sequence[Sibling]], Any]
 
 
 class Opener(Protocol):
-    """Who makes the siblings and the context of a result when somebody looks at them; each twice, perhaps, if two threads do."""
+    """Who makes the parts of a result when somebody looks at them; each twice, perhaps, if two threads do."""
 
-    def siblings_of(self, key: bytes, bucket: bytes, record: bytes) -> tuple[Sibling, ...]: ...
+    def value_of(self, record: bytes) -> bytes | None:
+        """The value of a record with one version, a live one; None for others."""
+
+    def siblings_of(self, record: bytes) -> tuple[Sibling, ...]: ...
 
     def context_of(self, key: bytes, bucket: bytes, record: bytes) -> Context: ...
 
@@ -78,8 +81,8 @@ class Result:
         siblings = self._siblings
         if siblings is None:
             assert self._source is not None
-            opener, bucket, record = self._source
-            self._siblings = siblings = opener.siblings_of(self._key, bucket, record)
+            opener, _, record = self._source
+            self._siblings = siblings = opener.siblings_of(record)
         return siblings
 
     @property
@@ -139,6 +142,11 @@ class Result:
         Raises ConflictError, whose `.result` is this result, for several siblings without a resolver. Merge its `values` and put the merged
         value with its `context`, or read with `resolver=`.
         """
+        if self._siblings is None and self._source is not None:
+            opener, _, record = self._source
+            value = opener.value_of(record)
+            if value is not None:
+                return value
         siblings = self.siblings
         if len(siblings) <= 1:
             return siblings[0].value if siblings else None

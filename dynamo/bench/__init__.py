@@ -1,5 +1,6 @@
 """The load generator: closed and open loops over dynamo's protocol or that of Redis. `dynamo bench` is its command; `run(Plan(...))` its function."""
 
-from dynamo.bench.worker import Measured, Plan, run
+from dynamo.bench.plan import Measured, Plan
+from dynamo.bench.processes import run
 
 __all__ = ["Measured", "Plan", "run"]

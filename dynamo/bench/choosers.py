@@ -1,18 +1,18 @@
 """Which key comes next: uniform, zipfian or latest, after YCSB (Cooper et al., SoCC 2010, section 5.2).
 
 A chooser draws the number of a key. Zipfian numbers come from the rejection-free method of Gray et al. ("Quickly generating billion-record synthetic
-databases", SIGMOD 1994) with YCSB's constant 0.99, and are scattered over the key space by a hash, so that the popular keys are not neighbours.
+databases", SIGMOD 1994) with YCSB's constant 0.99, and are laid out over the key space so that the popular keys are not neighbours.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable
+from math import gcd
 from random import Random
 
 ZIPFIAN_CONSTANT = 0.99
 _EXACT_MAX = 1_000_000  # terms of zeta that are summed; the rest is an integral, which is off by less than one part in a million
-_MASK = (1 << 64) - 1
 
 Chooser = Callable[[], int]
 
@@ -51,24 +51,24 @@ class Zipfian:
         return min(self._count - 1, int(self._count * (self._eta * u - self._eta + 1.0) ** self._alpha))
 
 
-def scattered(rank: int, count: int) -> int:
-    """A number below `count` that looks unrelated to the rank, the same each time (the finaliser of SplitMix64)."""
-    z = (rank + 0x9E3779B97F4A7C15) & _MASK
-    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
-    return (z ^ (z >> 31)) % count
+def stride(count: int) -> int:
+    """How far apart popular keys are laid: by the golden ratio, and coprime with `count`, so that each rank has a key of its own."""
+    step = max(1, int(count * 0.6180339887498949))
+    while gcd(step, count) != 1:
+        step += 1
+    return step
 
 
 def chooser(name: str, count: int, random: Random, newest: Callable[[], int]) -> Chooser:
-    """The chooser of that name over keys 0 to `count` - 1; `newest` tells the highest number there is, which grows with insertions.
+    """The chooser of that name over keys 0 to `count` - 1; `newest` tells the number of the key that was inserted last.
 
     Raises ValueError for a name that is none of `DISTRIBUTIONS`."""
     if name == "uniform":
         draw = random.random
         return lambda: int(draw() * count)
     if name == "zipfian":
-        rank = Zipfian(count, random)
-        return lambda: scattered(rank(), count)
+        rank, step = Zipfian(count, random), stride(count)
+        return lambda: rank() * step % count
     if name == "latest":
         back = Zipfian(count, random)
         return lambda: max(0, newest() - back())

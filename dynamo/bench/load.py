@@ -17,6 +17,7 @@ from time import perf_counter_ns
 
 from dynamo._core import histogram
 from dynamo.bench.protocols import Talk
+from dynamo.bench.workloads import INSERT
 from dynamo.config import split_address
 from dynamo.errors import ConnectionFailed, Timeout
 
@@ -64,17 +65,24 @@ class Connection:
 
 
 class Load:
-    """Runs operations over the connections and counts what comes of them: `histograms` by operation, in nanoseconds."""
+    """Runs operations over its connections and counts what comes of them: `histograms` by operation, in nanoseconds, of those that succeeded."""
 
-    def __init__(self, connections: list[Connection]) -> None:
+    def __init__(self) -> None:
+        """Made before the connections: what `select` waits for must be among the first descriptors of the process."""
         self.histograms: dict[str, histogram.Histogram] = {}
         self.answered = 0  # since the beginning; whoever shows progress may look
+        self.inserted = 0  # insertions that were answered
+        self.unsent = 0  # operations that were due in an open loop and had no free slot until its end
         self.progress: Callable[[], None] = lambda: None  # called after every step
-        self._connections = connections
+        self._connections: list[Connection] = []
         self._selector = selectors.DefaultSelector()
-        for connection in connections:
-            self._selector.register(connection.socket, selectors.EVENT_READ, connection)
+        self._nested = hasattr(self._selector, "fileno")
         self._latencies: dict[str, list[int]] = {}
+
+    def add(self, connection: Connection) -> None:
+        """Use this connection too."""
+        self._connections.append(connection)
+        self._selector.register(connection.socket, selectors.EVENT_READ, connection)
 
     def close(self) -> None:
         """Close all connections."""
@@ -102,13 +110,14 @@ class Load:
                 self._issue(connection, [draw() for _ in range(freed)])
         took = (perf_counter_ns() - began) / _SECOND
         self._record()
-        counted = self.histograms
+        counted, self.histograms = self.histograms, {}
         self._drain()
         self.histograms = counted
         return took
 
     def open(self, draw: Draw, seconds: float, rate: float) -> float:
-        """`rate` operations a second for so long, whatever the answers take. Returns the seconds until all of them were answered."""
+        """`rate` operations a second for so long, whatever the answers take. Returns the seconds until all of them were answered; those that waited
+        for a slot until the end, and some seconds longer, are counted in `unsent`."""
         self._reset()
         total, issued, interval = max(1, int(seconds * rate)), 0, _SECOND / rate
         free = deque(connection for connection in self._connections for _ in connection.free)
@@ -124,6 +133,7 @@ class Load:
             next_due = began + int(issued * interval) if free else give_up
             for connection, freed in self._step((next_due - perf_counter_ns()) / _SECOND):
                 free.extend([connection] * freed)
+        self.unsent = total - issued
         self._drain()
         self._record()
         return (perf_counter_ns() - began) / _SECOND
@@ -165,9 +175,10 @@ class Load:
         """Wait for answers and take them; returns how many slots of which connections they freed."""
         freed = []
         wait_s = max(0.0, min(wait_s, 1.0))
-        if wait_s > 0.0:  # the poll set waits in whole milliseconds, `select` for it in microseconds
+        if wait_s > 0.0 and self._nested:  # the poll set waits in whole milliseconds, `select` for it in microseconds
             select.select([self._selector], [], [], wait_s)
-        for key, events in self._selector.select(0):
+            wait_s = 0.0
+        for key, events in self._selector.select(wait_s):
             connection: Connection = key.data
             if events & selectors.EVENT_WRITE:
                 self._flush(connection)
@@ -185,18 +196,21 @@ class Load:
             raise ConnectionFailed(f"a connection broke: {error.strerror or error}") from error
         if not data:
             raise ConnectionFailed("a connection was closed by the other side")
-        done, more = connection.talk.feed(data)
+        done, failed, more = connection.talk.feed(data)
         now = perf_counter_ns()
         if more:
             self._send(connection, more)
         for slot in done:
-            latencies = self._latencies.setdefault(connection.operations[slot], [])
+            operation = connection.operations[slot]
+            self.inserted += operation == INSERT
+            latencies = self._latencies.setdefault(operation, [])
             latencies.append(now - connection.since[slot])
             if len(latencies) >= _BATCH:
                 self._record()
         connection.free += done
-        self.answered += len(done)
-        return len(done)
+        connection.free += failed
+        self.answered += len(done) + len(failed)
+        return len(done) + len(failed)
 
     def _outstanding(self) -> bool:
         return any(len(connection.free) < len(connection.since) for connection in self._connections)
@@ -210,7 +224,7 @@ class Load:
             self._step(1.0)
 
     def _reset(self) -> None:
-        self.histograms, self._latencies = {}, {}
+        self.histograms, self._latencies, self.unsent = {}, {}, 0
 
     def _record(self) -> None:
         """Move what was measured into the histograms."""

@@ -1,7 +1,7 @@
 """What goes over one connection of the load generator, sans-IO: dynamo's own protocol, and that of Redis, so that one generator measures both.
 
 A connection has numbered slots, each with at most one operation under way. `encode` makes the bytes of some operations; `feed` takes what was received
-and returns which slots are done and what else has to be sent, for a read-modify-write is two requests.
+and returns which slots are done, which failed, and what else has to be sent, for a read-modify-write is two requests.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dynamo.wire import hello
 from dynamo.wire.frames import ANSWER_ELEMENTS_MAX, FrameDecoder, encode, encode_all
 
 CONTEXTS_MAX = 10_000  # of a connection; the oldest goes first
-_TIME_MS = 10_000
+_TIME_MS = 5_000  # less than the generator waits for the last answers
 
 
 class Talk(Protocol):
@@ -37,8 +37,8 @@ class Talk(Protocol):
     def encode(self, operations: Iterable[tuple[int, str, int]]) -> bytes:
         """The requests of some (slot, operation, number of the key)."""
 
-    def feed(self, data: bytes) -> tuple[list[int], bytes]:
-        """(slots that are done, bytes to send). Raises ProtocolError for what is no answer."""
+    def feed(self, data: bytes) -> tuple[list[int], list[int], bytes]:
+        """(slots that are done, slots that failed, bytes to send). Raises ProtocolError for what is no answer."""
 
 
 class DynamoTalk:
@@ -61,6 +61,8 @@ class DynamoTalk:
         self._modifying: set[int] = set()  # slots that have yet to write
         self._cursor = b""  # where the next scan goes on
         self._operations = 0
+        self._scans = 0
+        self.cluster_id = b""
 
     def greeting(self) -> bytes:
         return encode(hello.client_hello())
@@ -68,7 +70,7 @@ class DynamoTalk:
     def greeted(self, data: bytes) -> bool:
         answers = self._decoder.feed(data)
         if answers:
-            greeting.cluster_of(self._address, answers[0])
+            self.cluster_id = greeting.cluster_of(self._address, answers[0])
         return bool(answers)
 
     def encode(self, operations: Iterable[tuple[int, str, int]]) -> bytes:
@@ -76,7 +78,7 @@ class DynamoTalk:
 
     def _request(self, slot: int, operation: str, number: int) -> m.Message:
         if operation == SCAN:
-            return (m.SCAN, slot, self._bucket, b"", self._cursor, 1 + number % SCAN_KEYS_MAX, _TIME_MS)
+            return (m.SCAN, slot, self._bucket, b"", self._cursor, self._scan_length(), _TIME_MS)
         key = self._keys[slot] = key_of(number)
         if operation == READ:
             return (m.GET, slot, self._bucket, key, self._r, 0, _TIME_MS)
@@ -85,6 +87,10 @@ class DynamoTalk:
             return (m.GET, slot, self._bucket, key, self._r, 0, _TIME_MS)
         return self._write(slot, key)
 
+    def _scan_length(self) -> int:
+        self._scans += 1
+        return 1 + self._scans * 37 % SCAN_KEYS_MAX  # each length as often as the others
+
     def _write(self, slot: int, key: bytes) -> m.Message:
         self._operations += 1
         context = self._contexts.get(key)
@@ -92,8 +98,9 @@ class DynamoTalk:
         operation = self._prefix + self._operations.to_bytes(8, "big")
         return (m.PUT, slot, self._bucket, key, self._value, context, mode, self._w, 0, _TIME_MS, operation)
 
-    def feed(self, data: bytes) -> tuple[list[int], bytes]:
+    def feed(self, data: bytes) -> tuple[list[int], list[int], bytes]:
         done: list[int] = []
+        failed: list[int] = []
         more: list[m.Message] = []
         for answer in self._decoder.feed(data):
             kind, slot = answer[0], answer[1]
@@ -114,10 +121,12 @@ class DynamoTalk:
                 text = str(hello.refusal(answer))
                 self.errors[text] = self.errors.get(text, 0) + 1
                 self._modifying.discard(slot)
+                failed.append(slot)
+                continue
             else:
                 raise ProtocolError(f"{self._address} answered with a message of type {kind}")
             done.append(slot)
-        return done, encode_all(more) if more else b""
+        return done, failed, encode_all(more) if more else b""
 
     def _remember(self, key: bytes, context: bytes) -> None:
         contexts = self._contexts
@@ -159,10 +168,11 @@ class RedisTalk:
     def _set(self, key: bytes) -> bytes:
         return b"*3\r\n$3\r\nSET\r\n$%d\r\n%b\r\n%b" % (len(key), key, self._value)
 
-    def feed(self, data: bytes) -> tuple[list[int], bytes]:
+    def feed(self, data: bytes) -> tuple[list[int], list[int], bytes]:
         if self._rest:
             data = self._rest + data
         done: list[int] = []
+        failed: list[int] = []
         more: list[bytes] = []
         at = 0
         while (end := data.find(b"\r\n", at)) >= 0:
@@ -186,6 +196,6 @@ class RedisTalk:
                 self._asked.append((slot, UPDATE, key))
                 more.append(self._set(key))
             else:
-                done.append(slot)
+                (failed if kind == 45 else done).append(slot)
         self._rest = data[at:]
-        return done, b"".join(more)
+        return done, failed, b"".join(more)

@@ -16,10 +16,11 @@ from typing import Any
 
 import dynamo
 from dynamo._core import CORE
-from dynamo.bench.worker import Measured, Plan
+from dynamo.bench.plan import Measured, Plan
 from dynamo.errors import ConfigError
 
 FORMAT = 1
+_RUN = {"throughput", "seconds", "errors", "siblings_mean", "generator_cpu", "latency_us"}
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999, "max": 1.0}
 
 
@@ -54,9 +55,10 @@ def _run(measured: Measured) -> dict[str, Any]:
 
 def checked(found: Any, name: str) -> dict[str, Any]:
     """A document that was read from a file. Raises ConfigError for what is none."""
-    if not isinstance(found, dict) or found.get("format") != FORMAT or not found.get("runs"):
+    runs = found.get("runs") if isinstance(found, dict) and found.get("format") == FORMAT and isinstance(found.get("plan"), dict) else None
+    if not isinstance(runs, list) or not runs or not all(isinstance(run, dict) and set(run) >= _RUN for run in runs):
         raise ConfigError(f"{name} is no document of `dynamo bench -o json` of format {FORMAT}")
-    return found
+    return dict(found)
 
 
 def rows(found: dict[str, Any]) -> list[list[str]]:
@@ -105,7 +107,7 @@ def comparison_rows(compared: Sequence[dict[str, Any]]) -> list[list[str]]:
     return table
 
 
-def plot(documents: Sequence[tuple[str, dict[str, Any]]], path: str) -> None:
+def plot(documents: Sequence[dict[str, Any]], path: str) -> None:
     """Latency against throughput, a line for each operation, a point for each document; SVG or PNG by the ending of `path`.
 
     Raises ConfigError where matplotlib is not installed, or for another ending."""
@@ -116,7 +118,7 @@ def plot(documents: Sequence[tuple[str, dict[str, Any]]], path: str) -> None:
     if not path.endswith((".svg", ".png")):
         raise ConfigError(f"{path}: a plot ends in .svg or .png")
     lines: dict[str, list[tuple[float, float]]] = {}
-    for _, found in documents:
+    for found in documents:
         throughput = median(run["throughput"] for run in found["runs"])
         for operation in found["runs"][0]["latency_us"]:
             for name in ("p50", "p99", "p99.9"):
@@ -126,7 +128,7 @@ def plot(documents: Sequence[tuple[str, dict[str, Any]]], path: str) -> None:
     axes = figure.add_subplot()
     for label, points in lines.items():
         axes.plot(*zip(*sorted(points), strict=True), marker="o", label=label)
-    axes.set(xlabel="operations a second", ylabel="latency, ms", yscale="log", title=f"{documents[0][1]['plan']['protocol']}: latency against throughput")
+    axes.set(xlabel="operations a second", ylabel="latency, ms", yscale="log", title=f"{documents[0]['plan']['protocol']}: latency against throughput")
     axes.grid(True, which="both", alpha=0.3)
     axes.legend()
     figure.savefig(path)

@@ -1,7 +1,7 @@
 """What a run does: the core workloads of YCSB (Cooper et al., SoCC 2010, table 2), and reads and writes alone.
 
 An update replaces a value, an insertion adds a new key, a read-modify-write reads a key and writes it with the context it was shown; `scan` reads
-the next 1 to 100 keys.
+1 to 100 keys, going on where the connection's last one ended: keys are hashed, so that there is no scan from a chosen key on, as YCSB's E has it.
 """
 
 from __future__ import annotations

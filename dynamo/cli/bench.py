@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from dynamo.bench import report
 from dynamo.bench.choosers import DISTRIBUTIONS
-from dynamo.bench.worker import Plan, run
+from dynamo.bench.plan import Plan
+from dynamo.bench.processes import run
 from dynamo.bench.workloads import WORKLOADS
 from dynamo.cli import OK, installation
 from dynamo.cli.output import talk, write_json, write_table
@@ -67,8 +69,9 @@ def run_command(
     """Run a load and report it."""
     if protocol == "redis" and not addresses:
         raise click.UsageError("--protocol redis needs --at: only clusters of dynamo are started here")
-    if protocol == "redis" and chosen["workload"] == "E":
-        raise click.UsageError("workload E scans, and Redis has no scan that compares")
+    started = [name for name in ("nodes", "n", "durability", "data") if click.get_current_context().get_parameter_source(name) == ParameterSource.COMMANDLINE]
+    if addresses and started:
+        raise click.UsageError(f"--{started[0]} is for a cluster that is started here; --at names one that runs")
     with ExitStack() as stack:
         cluster = None
         if addresses:
@@ -99,6 +102,8 @@ def compare_command(first: str, second: str, form: str) -> int:
     """Compare two documents of `dynamo bench -o json`: ratios of the second to the first, with the range over all pairs of runs."""
     one, other = _read(first), _read(second)
     different = [name for name, value in one["plan"].items() if name not in ("addresses", "seed") and other["plan"].get(name) != value]
+    if one["core"] != other["core"] or one["machine"] != other["machine"]:
+        talk("the two were not measured with the same core on the same machine")
     if different:
         talk(f"the two differ in more than the servers: {', '.join(different)}")
     compared = report.comparison(one, other)
@@ -114,7 +119,7 @@ def compare_command(first: str, second: str, form: str) -> int:
 @click.option("--to", "target", required=True, metavar="FILE", help="FILE.svg or FILE.png.")
 def plot_command(documents: tuple[str, ...], target: str) -> int:
     """Draw latency against throughput, a point for each document of `dynamo bench -o json`, of runs at different rates (--rate), say."""
-    report.plot([(name, _read(name)) for name in documents], target)
+    report.plot([_read(name) for name in documents], target)
     talk(f"written to {target}")
     return OK
 

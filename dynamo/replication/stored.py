@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+from dynamo._core import record as records
 from dynamo._core import row as kernel
 from dynamo.replication.core import Core
 from dynamo.replication.get import sealed_token, visible
@@ -28,5 +29,6 @@ class StoredRows:
 
     def token(self, bucket: bytes, key: bytes, record: bytes) -> bytes:
         """The token that covers all versions of a record."""
-        time = visible(record)[2]
-        return sealed_token(self._core, bucket, key, self._core.cluster.bucket(bucket), record, time)
+        definition = self._core.cluster.bucket(bucket)
+        time = visible(record)[2] if definition.record_kind == records.LAST_WRITE_WINS else 0  # no other token has one
+        return sealed_token(self._core, bucket, key, definition, record, time)

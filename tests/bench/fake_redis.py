@@ -10,9 +10,10 @@ from types import TracebackType
 
 
 class FakeRedis:
-    """GET and SET over a dict. After `stall_after` requests it does nothing for `stall_s`."""
+    """GET and SET over a dict. After `stall_after` requests it does nothing for `stall_s`; the key `refuses` cannot be set."""
 
-    def __init__(self, *, stall_after: int = 0, stall_s: float = 0.0) -> None:
+    def __init__(self, *, stall_after: int = 0, stall_s: float = 0.0, refuses: bytes = b"") -> None:
+        self._refuses = refuses
         self.values: dict[bytes, bytes] = {}
         self.requests = 0
         self._stall_after = stall_after
@@ -70,7 +71,9 @@ class FakeRedis:
             self.requests += 1
             if self.requests == self._stall_after:
                 sleep(self._stall_s)  # what is tested is how a stall is counted
-            if words[0] == b"SET":
+            if words[0] == b"SET" and words[1] == self._refuses:
+                answers.append(b"-ERR refused\r\n")
+            elif words[0] == b"SET":
                 self.values[words[1]] = words[2]
                 answers.append(b"+OK\r\n")
             else:

@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from dynamo.bench.choosers import ZIPFIAN_CONSTANT, Zipfian, chooser, mixed, scattered, zeta
+from dynamo.bench.choosers import ZIPFIAN_CONSTANT, Zipfian, chooser, mixed, stride, zeta
 from dynamo.bench.workloads import WORKLOADS, key_of
 
 DRAWS = 40_000
@@ -32,8 +32,10 @@ def test_zeta_of_many_is_what_the_sum_would_be() -> None:
 
 
 def test_popular_keys_are_no_neighbours() -> None:
-    places = [scattered(rank, 10_000) for rank in range(10)]
-    assert len(set(places)) == 10 and all(abs(a - b) > 1 for a, b in pairwise(places))
+    for count in (1, 2, 3, 10, 610, 987, 10_000):  # neighbours of Fibonacci too, for which the ratio is worst
+        places = [rank * stride(count) % count for rank in range(count)]
+        assert sorted(places) == list(range(count))
+        assert count < 10 or all(abs(a - b) > 1 for a, b in pairwise(places))
 
 
 def test_uniform_keys_come_alike() -> None:

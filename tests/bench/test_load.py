@@ -5,23 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
+from typing import Any
 
 import pytest
 from fake_redis import FakeRedis
 
 from dynamo.bench import Plan, run
+from dynamo.bench.generator import Generator
 from dynamo.bench.load import Connection, Load
 from dynamo.bench.protocols import RedisTalk
-from dynamo.bench.workloads import READ, UPDATE
-from dynamo.errors import ConnectionFailed, DynamoError
+from dynamo.bench.workloads import INSERT, READ, UPDATE
+from dynamo.errors import ConfigError, ConnectionFailed, DynamoError, Timeout
 
 MS = 1_000_000
 
 
 @contextmanager
 def loaded(server: FakeRedis, connections: int = 2, pipeline: int = 4) -> Iterator[Load]:
-    load = Load([Connection(server.address, RedisTalk(b"value"), pipeline) for _ in range(connections)])
+    load = Load()
     try:
+        for _ in range(connections):
+            load.add(Connection(server.address, RedisTalk(b"value"), pipeline))
         yield load
     finally:
         load.close()
@@ -83,6 +87,50 @@ def test_a_run_of_several_processes_is_summed_up() -> None:
         assert each.operations == sum(part.count for part in latencies.values()) and each.reads >= latencies["read"].count > 0
         assert not each.errors and each.throughput == each.operations / each.seconds and each.cpu_s > 0
     assert "run 1 of 2" in phases
+
+
+def test_what_fails_is_no_success() -> None:
+    with FakeRedis(refuses=b"key0000000003") as server, loaded(server) as load:
+        load.closed(lambda: (UPDATE, 3), 0.1)
+        assert not load.histograms and load.answered > 0
+        numbers = count()
+        load.closed(lambda: (UPDATE, next(numbers) % 4), 0.1)
+        assert 0 < load.histograms[UPDATE].count < server.requests
+        plan = Plan((server.address,), protocol="redis", keys=10, connections=2)
+        with pytest.raises(DynamoError, match="not all keys could be written: 1 times ERR"):
+            run(plan)
+
+
+def test_a_server_that_is_silent_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dynamo.bench.processes.SILENCE_S_MAX", 2.0)  # more than a process takes to start
+    with FakeRedis(stall_after=20, stall_s=6.0) as server, pytest.raises(Timeout, match="writing all keys: nothing was answered"):
+        run(Plan((server.address,), protocol="redis", keys=1000, connections=2))
+
+
+def test_the_newest_key_is_one_that_is_there() -> None:
+    with FakeRedis() as server:
+        plan = Plan((server.address,), workload="D", protocol="redis", connections=2, keys=100, processes=2, load=False)
+        generator = Generator(plan, 1)
+        try:
+            assert generator._newest() == 99
+            inserts = [number for operation, number in (generator._draw() for _ in range(200)) if operation == INSERT]
+            assert inserts == [101 + 2 * at for at in range(len(inserts))] and generator._newest() == 99  # none was answered
+            generator.load.all_of((INSERT, number) for number in inserts)
+            assert generator._newest() == inserts[-1]
+        finally:
+            generator.load.close()
+
+
+WRONG: list[dict[str, Any]] = [
+    {"rate": float("nan")}, {"rate": float("inf")}, {"seconds": 0.0}, {"seconds": float("inf")}, {"workload": "Z"},
+    {"protocol": "redis", "workload": "E"}, {"keys": 0},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_plan_that_cannot_be_run(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        Plan(("h:1",), **wrong)
 
 
 def test_nobody_there() -> None:

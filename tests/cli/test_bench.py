@@ -104,7 +104,9 @@ def test_the_table_and_comparisons(tmp_path: Path, capfd: pytest.CaptureFixture[
     ("arguments", "code", "said"),
     [
         (("--protocol", "redis"), 2, "needs --at"),
-        (("--protocol", "redis", "--at", "h:1", "--workload", "E"), 2, "no scan"),
+        (("--protocol", "redis", "--at", "h:1", "--workload", "E"), 7, "no scan"),
+        (("--at", "127.0.0.1:1", "--nodes", "3"), 2, "--nodes is for a cluster that is started here"),
+        (("--rate", "nan"), 7, "rate is a number"),
         (("--workload", "Z"), 2, "Invalid value"),
         (("compare", "setup.cfg", "setup.cfg"), 2, "does not exist"),
     ],

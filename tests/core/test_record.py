@@ -284,6 +284,13 @@ def test_put_refuses_arguments_that_make_no_version(record: ModuleType, change: 
             record.put_last_write_wins(b"", **good | change)
 
 
+def test_single_value(record: ModuleType) -> None:
+    one, two = new(record, A, 1), new(record, B, 2)
+    assert record.single_value(one) == record.versions(one)[0][7] and record.single_value(record.merge(one, two)) is None
+    gone = record.put(one, record.context(one), A, 2, 1, 5, op(3), b"", True)
+    assert record.version_count(gone) == 1 and record.single_value(gone) is None and record.single_value(b"") is None
+
+
 def test_find_operation(record: ModuleType) -> None:
     both = record.merge(new(record, A, 1), new(record, B, 2))
     assert record.find_operation(both, op(1))[:2] == (A, 1) and record.find_operation(both, op(2))[:2] == (B, 2)
@@ -436,6 +443,7 @@ ARGUMENTS: dict[str, tuple[st.SearchStrategy[Any], ...]] = {
     "compare": (records, records),
     "versions": (records,),
     "version_count": (records,),
+    "single_value": (records,),
     "context": (records,),
     "find_operation": (records, operations),
     "duplicate_dots": (records,),

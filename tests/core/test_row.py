@@ -166,6 +166,26 @@ def test_any_bytes_are_a_row_or_corrupt(row_kernel: ModuleType, key: bytes, data
         row_kernel.decode(key, data, True)
 
 
+@given(ROWS, st.data())
+def test_reading_a_record(cores: tuple[Any, Any], fields: tuple[int, bytes, int, int, int, bytes, bytes], data: st.DataObject) -> None:
+    """Both twins return the record of a sound row, b"" where there is none, and None for anything that has to be looked into."""
+    compiled, pure = cores
+    _, name, status, *rest, value = fields
+    key = pure.row.inline_key(b"bucket", name, 9, 16)
+    record = pure.record.put(b"", b"", 7, 3, 3, 1, bytes(16), value, False)
+    stored: Any = None
+    if key is not None:
+        kept = b"" if status == QUARANTINE and data.draw(st.booleans()) else record
+        row = bytearray(pure.row.encode(key, Row(status, *rest, b"", kept)))  # type: ignore[arg-type]
+        for _ in range(data.draw(st.integers(0, 1))):
+            row[data.draw(st.integers(0, len(row) - 1))] ^= 1
+        stored = data.draw(st.sampled_from([bytes(row), bytes(row), None, ValueError()]))
+    found = [twin.row.read_record(lambda at: stored if at == key else b"another", 9, 16, b"bucket", name) for twin in cores]
+    assert found[0] == found[1] and found[0] in (record, b"", None)
+    assert found[0] != b"" or stored is None
+    assert compiled.row.read_record(lambda at: stored, 9, 16, b"bucket", b"") is pure.row.read_record(lambda at: stored, 9, 16, b"bucket", b"") is None
+
+
 @given(
     bucket=st.binary(max_size=64),
     key=st.one_of(st.binary(max_size=240), st.binary(min_size=400, max_size=500)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import signal
 import threading
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,9 @@ from dynamo.store import Store, StoreBucket
 KEYS = ("absent", "one", "two", "deleted", "beside a delete", "é", "k" * 490, "k" * 600, b"\xff\x00")
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Any:
-    with dynamo.open(tmp_path / "data", durability="memory") as store:
+@pytest.fixture(params=["memory", "relaxed"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    with dynamo.open(tmp_path / "data", durability=request.param) as store:
         fill(store)
         fill(store.bucket("other"))
         yield store
@@ -88,6 +89,7 @@ def test_a_result_keeps_what_it_was(store: Store) -> None:
 
 
 def test_a_result_is_copied_and_compared(store: Store) -> None:
+    assert store.get("deleted").value is None and store.get("beside a delete").value == by_request(store, "beside a delete").value
     for result in (store.get("two"), store.get("absent")):
         assert copy.copy(result) == result == copy.deepcopy(store.get(result.key))
     with pytest.raises(AttributeError):
@@ -149,3 +151,26 @@ def test_a_closed_store_says_so(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="closed"):
         store.get("one")
     assert before.value == b"first" and before.context  # what was read is the reader's
+
+
+class Interrupted(BaseException):
+    """What a signal raises here, as Ctrl-C raises KeyboardInterrupt."""
+
+
+def test_an_interrupted_get_leaves_nothing_locked(store: Store) -> None:
+    def interrupt(number: int, frame: Any) -> None:
+        raise Interrupted
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for at in range(200):
+            with pytest.raises(Interrupted):
+                signal.setitimer(signal.ITIMER_REAL, 0.001 + at * 1e-6)
+                while True:
+                    store.get("one")
+            assert not store._driver.locked()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    store.set("one", b"still")
+    assert store.get("one").value == b"still"

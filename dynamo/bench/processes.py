@@ -1,0 +1,96 @@
+"""A run of the load generator: processes that each drive a share of the connections, led from phase to phase, and summed up.
+
+Several processes, because one may be the bottleneck before the servers are. They go through the same phases at the same time: all keys are written
+once, then the load runs unmeasured for a while, then as often as asked measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from multiprocessing import get_context
+from multiprocessing.connection import wait
+from time import monotonic
+from typing import Any
+
+from dynamo import errors
+from dynamo.bench.generator import work
+from dynamo.bench.plan import Measured, Plan
+from dynamo.errors import DynamoError, Timeout
+
+PHASES = ("connecting", "writing all keys", "warming up")
+SILENCE_S_MAX = 60.0
+
+Progress = Callable[[str, int], None]
+
+
+def run(plan: Plan, progress: Progress = lambda phase, answered: None) -> list[Measured]:
+    """Run the plan and return what was measured, run by run. `progress` is told the phase and how many operations were answered in all.
+
+    Raises DynamoError where a server cannot be reached, breaks a connection, refuses to take a key, or answers nothing for a minute."""
+    context = get_context("spawn")
+    plan = replace(plan, processes=min(plan.processes, plan.connections))
+    pipes: list[Any] = []
+    children = []
+    try:
+        for number in range(plan.processes):
+            ours, theirs = context.Pipe()
+            child = context.Process(target=work, args=(plan, number, theirs), daemon=True)
+            child.start()
+            theirs.close()
+            pipes.append(ours)
+            children.append(child)
+        return _lead(plan, pipes, progress)
+    finally:
+        for pipe in pipes:
+            pipe.close()
+        for child in children:
+            child.terminate()
+            child.join()
+
+
+def _lead(plan: Plan, pipes: list[Any], progress: Progress) -> list[Measured]:
+    results: list[Measured] = []
+    answered = [0] * len(pipes)
+    for name in (*PHASES, *(f"run {at + 1} of {plan.runs}" for at in range(plan.runs))):
+        outcomes = _phase(name, pipes, answered, progress)
+        for pipe in pipes:
+            pipe.send("go on")
+        if name not in PHASES:
+            total, *others = outcomes
+            for part in others:
+                total.add(part)
+            results.append(total)
+    return results
+
+
+def _phase(name: str, pipes: list[Any], answered: list[int], progress: Progress) -> list[Any]:
+    """Wait until all processes are through with a phase. Returns what they measured."""
+    outcomes = []
+    waiting = set(pipes)
+    give_up = monotonic() + SILENCE_S_MAX
+    while waiting:
+        for pipe in wait(list(waiting), max(0.0, give_up - monotonic())):
+            what, value = _received(pipe, name)
+            at = pipes.index(pipe)
+            if what == "phase":
+                waiting.discard(pipe)
+                outcomes.append(value)
+            elif value > answered[at]:
+                answered[at] = value
+                give_up = monotonic() + SILENCE_S_MAX
+                progress(name, sum(answered))
+        if monotonic() >= give_up and waiting:
+            raise Timeout(f"{name}: nothing was answered for {SILENCE_S_MAX:.0f} s")
+    return outcomes
+
+
+def _received(pipe: Any, phase: str) -> tuple[str, Any]:
+    try:
+        what, value = pipe.recv()
+    except EOFError:
+        raise DynamoError(f"a process of the load generator ended while {phase}") from None
+    if what == "error":
+        kind, text = value
+        raise getattr(errors, kind, DynamoError)(text)
+    return what, value
