@@ -88,7 +88,7 @@ class Build:
                 yield f"SKIPPED: CPython {version}: neither python{version} on PATH nor one of pyenv"
         targets.append(Target("any Python", targets[-1].python if targets else Path(sys.executable), "pure"))
         run(sys.executable, "-m", "venv", self.tools.parent)
-        self.pip(self.tools / "python", "install", *TOOLS)
+        self.pip(self.tools / "python", "install", "--no-compile", *TOOLS)
         sdist = self.build_sdist()
         yield f"{sdist.name}: complete, nothing generated in it"
         with ThreadPoolExecutor(2) as pool:
@@ -131,7 +131,7 @@ class Build:
             policy = "py3-none-any"
             if not wheel.name.endswith(f"-{policy}.whl"):
                 raise Failed(f"{wheel.name}: the pure wheel is to be tagged {policy}")
-        self.pip(python, "install", wheel, *self.table["test-requires"])
+        self.pip(python, "install", "--no-compile", wheel, *self.table["test-requires"])
         said = run(python, self.source / "ci" / "try_wheel.py", target.core)
         shutil.copy(wheel, self.done)
         told = [line for line in said.splitlines() if line.startswith(("version=", "3 nodes")) or " passed" in line]

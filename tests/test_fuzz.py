@@ -13,7 +13,7 @@ from types import ModuleType
 import pytest
 
 FILE = Path(__file__).resolve().parent.parent / "ci" / "fuzz.py"
-SECONDS = 2
+SECONDS = 1
 NEIGHBOURS = 400  # of each target
 
 

@@ -72,12 +72,12 @@ def run_command(
     started = [name for name in ("nodes", "n", "durability", "data") if click.get_current_context().get_parameter_source(name) == ParameterSource.COMMANDLINE]
     if addresses and started:
         raise click.UsageError(f"--{started[0]} is for a cluster that is started here; --at names one that runs")
+    installation.warn()
     with ExitStack() as stack:
         cluster = None
         if addresses:
             where = [*parse_addresses(addresses)]
         else:
-            installation.warn()
             directory = data or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dynamo-bench-")))
             flags = ("--n", str(n), "--durability", durability)
             where = stack.enter_context(ServedCluster(directory, nodes, flags)).addresses
