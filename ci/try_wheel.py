@@ -37,8 +37,8 @@ def main(core: str) -> None:
 
 
 def try_kernels(core: str, environment: dict[str, str]) -> None:
-    """The kernels this wheel was built for pass their tests by example, and the compiled ones agree with their pure twins. It is the same
-    code that ci/test.sh tries at length, so what can go wrong here is the build."""
+    """The kernels this wheel was built for pass their tests by example (of the pure wheel, those of its smaller ones), and the compiled ones agree
+    with their pure twins. It is the same code that ci/test.sh tries at length, so what can go wrong here is the build."""
     pytest = [sys.executable, "-m", "pytest", "-c", f"{PROJECT}/pyproject.toml", "--rootdir", f"{PROJECT}", "-p", "no:cacheprovider", "-q"]
     runs = {
         "compiled": (["-m", "not hypothesis", "-k", "not [py and not test_build"], ["-m", "hypothesis", "-k", "agree"]),
