@@ -48,11 +48,8 @@ def receive_replicate(core: Core, source: bytes, message: Message) -> None:
         core.count("replicates_refused")
         core.send(source, _stored(core, request_id, error.code, role, b"\0" * 16))
         return
-    if purpose == m.PURPOSE_WRITE and core.rows.operations.get(operation) is None:
-        # Another attempt at this write may reach this node, long after its client was answered by that coordinator and went on.
-        version = records.find_operation(record, operation)
-        if version is not None:
-            core.rows.operations.stage(operation, row_key, version)
+    if purpose == m.PURPOSE_WRITE:
+        _remember(core, operation, row_key, record)
     if purpose == m.PURPOSE_HANDOFF:
         core.count("handoff_received")
     reply = _stored(core, request_id, 0, role, row.digest)
@@ -60,6 +57,15 @@ def receive_replicate(core: Core, source: bytes, message: Message) -> None:
         core.send(source, reply)
     else:
         held.messages.append((source, reply))
+
+
+def _remember(core: Core, operation: bytes, row_key: bytes, record: bytes) -> None:
+    """Another attempt at this write may reach this node, long after its client was answered by that coordinator and went on."""
+    known = core.rows.operations.get(operation)
+    version = records.find_operation(record, operation)
+    # Of two attempts the later stands: the write was made anew because the first was lost, and what is older than the second does not have it.
+    if version is not None and (known is None or (known[0] == row_key and known[3] < version[2])):
+        core.rows.operations.stage(operation, row_key, version)
 
 
 def merge_in(core: Core, row_key: bytes, bucket: bytes, key: bytes, role: int, record: bytes) -> Row:

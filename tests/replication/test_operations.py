@@ -93,6 +93,32 @@ def test_a_retry_whose_last_write_is_gone_is_written_anew_and_later() -> None:
         rig.nodes[a].replica.core.rows.operations._recent.pop(FIRST)
 
 
+def test_a_replica_remembers_the_later_of_two_attempts() -> None:
+    """Where an operation was written anew, later, a record between the two in time does not have it."""
+    rig = Rig(buckets={b"b": BucketDefinition(kind="last_write_wins")})
+    a, b, c = rig.owners(b"k", b"b")
+    rig.down(c)
+    row_key = rig.row_key(b"k", b"b")
+
+    def put(node: bytes, body: bytes, operation: bytes, w: int = 2) -> None:
+        assert rig.put(node, b"k", body, operation=operation, bucket=b"b", w=w)[0] == m.PUT_REPLY
+
+    def lose() -> None:
+        for node in (a, b):
+            del rig.nodes[node].objects[row_key]
+
+    put(a, b"1", FIRST)
+    lose()
+    put(a, b"between", SECOND)
+    between = rig.nodes[b].objects[row_key]
+    lose()
+    put(a, b"1", FIRST)
+    rig.down(a)
+    rig.nodes[b].objects[row_key] = between
+    put(b, b"1", FIRST, w=1)
+    assert rig.values(rig.get(b, b"k", bucket=b"b", r=1)) == [b"1"]
+
+
 class TestOperations:
     @given(st.lists(st.tuples(st.integers(1, 40), st.booleans()), max_size=30), st.integers(1, 100))
     def test_what_is_stored_is_what_is_known_and_bounded(self, groups: list[tuple[int, bool]], count_max: int) -> None:
