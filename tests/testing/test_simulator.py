@@ -24,7 +24,7 @@ from dynamo.testing.events import World
 from dynamo.testing.history import ACKNOWLEDGED, REFUSED, UNKNOWN
 from dynamo.testing.runner import FULL, SHORT, Profile
 
-SEEDS = int(os.environ.get("DYNAMO_SEEDS", "12"))
+SEEDS = int(os.environ.get("DYNAMO_SEEDS", "8"))
 BRIEF_SEEDS = int(os.environ.get("DYNAMO_BRIEF_SEEDS", "50"))
 BRIEF = Profile(operations=100, virtual_s=20.0, storm_s=(2.0, 5.0), calm_s=(2.0, 5.0))
 SEEDS_FILE = Path(__file__).parents[1] / "seeds.txt"
