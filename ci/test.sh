@@ -63,7 +63,7 @@ mkdir "$scratch/empty"
 cd "$scratch/empty"
 export DYNAMO_SOURCE=$scratch/source DYNAMO_REQUIRE=${DYNAMO_REQUIRE:-compiled} HYPOTHESIS_STORAGE_DIRECTORY=$scratch/hypothesis PATH=$bin:$PATH
 # Histories fresh for each commit, and the same again for the same one. CI (.ci/run) takes more of them, and more examples of each property.
-export DYNAMO_SEED_BASE=${DYNAMO_SEED_BASE:-commit} DYNAMO_EXAMPLES=${DYNAMO_EXAMPLES:-50}
+export DYNAMO_SEED_BASE=${DYNAMO_SEED_BASE:-commit} DYNAMO_EXAMPLES=${DYNAMO_EXAMPLES:-30}
 tests=$scratch/source/tests
 pytest() { "$bin/python" -m pytest -c "$scratch/source/pyproject.toml" --rootdir "$scratch/source" -p no:cacheprovider -q "$@"; }
 

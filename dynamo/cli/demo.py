@@ -15,7 +15,7 @@ from dynamo.cli import OK, installation
 from dynamo.cli.output import talk, write
 from dynamo.config import DEFAULT_PORT
 from dynamo.errors import ConfigError
-from dynamo.testing.cluster import ServedCluster
+from dynamo.testing.cluster import NodeDied, ServedCluster
 
 
 @click.command("demo", short_help="Start a small cluster on this machine.")
@@ -29,7 +29,7 @@ def demo_command(nodes: int, keep: str | None) -> int:
     try:
         cluster = ServedCluster(directory, nodes)
         if _is_free(DEFAULT_PORT):
-            cluster.nodes[0].address = f"127.0.0.1:{DEFAULT_PORT}"  # where client commands look without --at
+            _start_first_at(cluster, DEFAULT_PORT)  # where client commands look without --at
         with cluster:
             for node in cluster.nodes:
                 write(f"{node.ready_line}\n".encode())
@@ -61,6 +61,16 @@ def _invite(cluster: ServedCluster) -> None:
         f"\ntry:\n  dynamo set --at {first} alice hello\n  dynamo get --at {last} alice\n  dynamo cluster status --at {first}\n"
         f"\nkill a node (kill -9 {cluster.nodes[-1].pid}) and try again; Ctrl-C ends the demo"
     )
+
+
+def _start_first_at(cluster: ServedCluster, port: int) -> None:
+    """Start the first node there. Where that fails it is left to start with the others, at any free port: another demo may have been quicker."""
+    first = cluster.nodes[0]
+    anywhere, first.address = first.address, f"127.0.0.1:{port}"
+    try:
+        first.start()
+    except NodeDied:
+        first.address = anywhere
 
 
 def _is_free(port: int) -> bool:

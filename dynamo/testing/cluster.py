@@ -142,10 +142,11 @@ class ServedCluster:
         return [node.address for node in self.nodes]
 
     def start(self) -> None:
-        """Start all nodes and wait until they are ready. Raises NodeDied."""
+        """Start all nodes, but the first only if it does not run yet, and wait until they are ready. Raises NodeDied."""
         first, *others = self.nodes
         self.directory.mkdir(parents=True, exist_ok=True)
-        first.start()
+        if not first.running:
+            first.start()
         for node in others:
             node.launch(join=[first.address])
         for node in others:

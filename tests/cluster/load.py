@@ -16,6 +16,7 @@ from dynamo.testing.recorder import RecordingClient
 from dynamo.testing.stores import judge
 
 OWN, SHARED, SET = 20, 10, 5  # keys: of each client's own, changed by all of them, and blindly set by all of them
+THINK_S = 0.02  # what happens to a node is the test, not how fast it is: the processors are left to the nodes, and to other tests
 
 
 class Load:
@@ -44,6 +45,7 @@ class Load:
                 with self._progress:
                     self.done += 1
                     self._progress.notify_all()
+                self.stopping.wait(THINK_S)
 
     def _operate(self, client: RecordingClient, name: str, rng: random.Random) -> None:
         kind = rng.choices(("own", "shared", "delete", "blind", "set"), (6, 3, 0.5, 0.5, 1))[0]

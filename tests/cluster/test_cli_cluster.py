@@ -7,9 +7,9 @@ import os
 import re
 import select
 import signal
+import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -220,9 +220,7 @@ def children_of(pid: int) -> list[int]:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 0), (signal.SIGKILL, -signal.SIGKILL)])
 def test_demo_starts_three_nodes_that_end_with_it(demo: subprocess.Popen[str], number: signal.Signals, code: int) -> None:
     assert demo.stdout is not None and demo.stderr is not None
-    began = time.monotonic()
     lines = [READY.fullmatch(demo.stdout.readline().rstrip("\n")) for _ in range(3)]
-    assert time.monotonic() - began < 15  # 5 on a machine that does nothing else
     assert [line and line[1] for line in lines] == ["n1", "n2", "n3"]
     talk = [demo.stderr.readline() for _ in range(5)]
     assert sum(line.startswith("  dynamo ") for line in talk) == 3
@@ -236,6 +234,19 @@ def test_demo_starts_three_nodes_that_end_with_it(demo: subprocess.Popen[str], n
     for child in children:
         assert select.select([child], [], [], 30)[0], "a node outlived the demo"
         os.close(child)
+
+
+def test_a_demo_whose_port_is_taken_in_the_last_moment_starts_elsewhere() -> None:
+    """Two of them at a time: both find the port free that client commands look at, and one gets it."""
+    late = "import dynamo.cli.demo as demo; demo._is_free = lambda port: True; demo.DEFAULT_PORT = {}; demo.demo_command()"
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        command = [sys.executable, "-c", late.format(other.getsockname()[1])]
+        with subprocess.Popen(command, env=ENVIRON, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+            assert process.stdout is not None
+            lines = [process.stdout.readline() for _ in range(3)]
+            process.terminate()
+            assert process.wait(30) == 0
+    assert [READY.fullmatch(line.rstrip("\n")) is not None for line in lines] == [True] * 3, lines
 
 
 def test_the_cart_example_finds_every_purchase_after_a_kill() -> None:

@@ -25,7 +25,7 @@ from dynamo.testing.history import ACKNOWLEDGED, REFUSED, UNKNOWN
 from dynamo.testing.runner import FULL, SHORT, Profile
 
 SEEDS = int(os.environ.get("DYNAMO_SEEDS", "8"))
-BRIEF_SEEDS = int(os.environ.get("DYNAMO_BRIEF_SEEDS", "50"))
+BRIEF_SEEDS = int(os.environ.get("DYNAMO_BRIEF_SEEDS", "40"))
 BRIEF = Profile(operations=100, virtual_s=20.0, storm_s=(2.0, 5.0), calm_s=(2.0, 5.0))
 SEEDS_FILE = Path(__file__).parents[1] / "seeds.txt"
 
@@ -67,7 +67,7 @@ def brief_run(seed: int) -> Report:
 @pytest.mark.timeout(300)
 def test_brief_runs_of_three_nodes_show_no_violation() -> None:
     with ProcessPoolExecutor(os.cpu_count()) as pool:
-        brief = list(pool.map(brief_run, range(BRIEF_SEEDS), chunksize=10))
+        brief = list(pool.map(brief_run, range(BRIEF_SEEDS), chunksize=5))
     assert failures(brief) == []
     assert sum(report.writes.get(ACKNOWLEDGED, 0) for report in brief) > 20 * BRIEF_SEEDS
 
@@ -100,7 +100,7 @@ def test_seeds_that_ever_failed() -> None:
 
 
 def test_same_seed_same_trace_under_any_hash_seed() -> None:
-    program = "from dynamo.testing.runner import SHORT, run; print([run(s, profile=SHORT).trace_hash for s in (3, 8, 17, 23)])"
+    program = "from dynamo.testing.runner import SHORT, run; print([run(s, profile=SHORT).trace_hash for s in (3, 8)])"
     traces = set()
     for hash_seed in ("0", "1", "4711"):
         process = subprocess.run(
