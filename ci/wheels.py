@@ -215,7 +215,7 @@ def copy_source(target: Path) -> Path:
 
 def run(*command: str | Path, **settings: str) -> str:
     """Run a command and return its stdout. Raises Failed with all it said."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("DYNAMO_", "PYTHONPATH", "PYTHONHOME"))}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("DYNAMO_", "PYTHONPATH", "PYTHONHOME", "PYTHONDONT"))}
     done = subprocess.run([str(word) for word in command], env=inherited | settings, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if done.returncode != 0:
         raise Failed(f"{' '.join(str(word) for word in command)}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
