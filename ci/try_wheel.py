@@ -41,7 +41,7 @@ def try_kernels(core: str, environment: dict[str, str]) -> None:
     with their pure twins. It is the same code that ci/test.sh tries at length, so what can go wrong here is the build."""
     pytest = [sys.executable, "-m", "pytest", "-c", f"{PROJECT}/pyproject.toml", "--rootdir", f"{PROJECT}", "-p", "no:cacheprovider", "-q"]
     runs = {
-        "compiled": (["-m", "not hypothesis", "-k", "not [py and not test_build"], ["-m", "hypothesis", "-k", "agree"]),
+        "compiled": (["-m", "not hypothesis", "-k", "not [py and not test_build and not hostile and not model"], ["-m", "hypothesis", "-k", "agree"]),
         "pure": (["-m", "not hypothesis", "-k", "(test_row or test_merkle) and not [c and not agree"],),
     }
     for selection in runs[core]:

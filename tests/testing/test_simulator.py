@@ -24,8 +24,8 @@ from dynamo.testing.events import World
 from dynamo.testing.history import ACKNOWLEDGED, REFUSED, UNKNOWN
 from dynamo.testing.runner import FULL, SHORT, Profile
 
-SEEDS = int(os.environ.get("DYNAMO_SEEDS", "8"))
-BRIEF_SEEDS = int(os.environ.get("DYNAMO_BRIEF_SEEDS", "40"))
+SEEDS = int(os.environ.get("DYNAMO_SEEDS", "5"))
+BRIEF_SEEDS = int(os.environ.get("DYNAMO_BRIEF_SEEDS", "25"))
 BRIEF = Profile(operations=100, virtual_s=20.0, storm_s=(2.0, 5.0), calm_s=(2.0, 5.0))
 SEEDS_FILE = Path(__file__).parents[1] / "seeds.txt"
 
@@ -100,7 +100,7 @@ def test_seeds_that_ever_failed() -> None:
 
 
 def test_same_seed_same_trace_under_any_hash_seed() -> None:
-    program = "from dynamo.testing.runner import SHORT, run; print([run(s, profile=SHORT).trace_hash for s in (3, 8)])"
+    program = "from dynamo.testing.runner import SHORT, run; print([run(s, profile=SHORT).trace_hash for s in (3,)])"
     traces = set()
     for hash_seed in ("0", "1", "4711"):
         process = subprocess.run(
