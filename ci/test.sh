@@ -25,6 +25,15 @@ mkdir "$scratch/source"
   (cd "$root" && find . -type f ! -path '*/.*/*' ! -path './build/*' ! -name '*.so' -print0) >"$scratch/files"  # an unpacked sdist
 tar -C "$root" -c --ignore-failed-read --null -T "$scratch/files" -f - | tar -C "$scratch/source" -x -f -
 
+bin=$scratch/venv/bin tests=$scratch/source/tests
+settings() {
+  cd "$scratch/empty"
+  export DYNAMO_SOURCE=$scratch/source DYNAMO_REQUIRE=${DYNAMO_REQUIRE:-compiled} HYPOTHESIS_STORAGE_DIRECTORY=$scratch/hypothesis PATH=$bin:$PATH
+  # Histories fresh for each commit, and the same again for the same one. CI (.ci/run) takes more of them, and more examples of each property.
+  export DYNAMO_SEED_BASE=${DYNAMO_SEED_BASE:-commit} DYNAMO_EXAMPLES=${DYNAMO_EXAMPLES:-20}
+}
+pytest() { "$bin/python" -m pytest -c "$scratch/source/pyproject.toml" --rootdir "$scratch/source" -p no:cacheprovider -q "$@"; }
+
 # Lanes side by side: one begins at once, for all it needs of the others is a wheel, and one mostly waits.
 lane() {
   set -m
@@ -32,16 +41,23 @@ lane() {
   set +m
   running+=("$1 $!")
 }
-distributions() {
-  set -e
+distributions_and_pure() {
+  local status=0
   step "distributions"
-  "$python" "$scratch/source/ci/wheels.py" --source "$scratch/source" --built "$scratch/wheel"
-  step "end of distributions"
+  "$python" "$scratch/source/ci/wheels.py" --source "$scratch/source" --built "$scratch/wheel" || status=1
+  until [ -d "$scratch/empty" ]; do sleep 1; done  # the environment is ready, or this lane is ended
+  step "tests that cross the kernels, pure core"
+  settings
+  DYNAMO_PURE=1 "$bin/dynamo" version
+  local pure=()
+  for room in membership replication store wire verbs cluster/test_cli_cluster.py; do pure+=("$tests/$room"); done
+  DYNAMO_PURE=1 DYNAMO_EXAMPLES=$((DYNAMO_EXAMPLES / 2)) pytest "${pure[@]}" -k "not demo" || status=1
+  step "end of distributions and pure core"
+  return $status
 }
-lane distributions
+lane distributions_and_pure
 
 "$python" -m venv "$scratch/venv"
-bin=$scratch/venv/bin
 pip() { "$bin/python" -m pip "$@" -q --disable-pip-version-check; }
 # Built in a copy of the copy: a build leaves its own copies of modules behind, which nobody wants linted.
 cp -R "$scratch/source" "$scratch/build"
@@ -59,13 +75,7 @@ step "contracts"
 PYTHONPATH=$scratch/source "$bin/lint-imports" --no-cache
 
 mkdir "$scratch/empty"
-cd "$scratch/empty"
-export DYNAMO_SOURCE=$scratch/source DYNAMO_REQUIRE=${DYNAMO_REQUIRE:-compiled} HYPOTHESIS_STORAGE_DIRECTORY=$scratch/hypothesis PATH=$bin:$PATH
-# Histories fresh for each commit, and the same again for the same one. CI (.ci/run) takes more of them, and more examples of each property.
-export DYNAMO_SEED_BASE=${DYNAMO_SEED_BASE:-commit} DYNAMO_EXAMPLES=${DYNAMO_EXAMPLES:-20}
-tests=$scratch/source/tests
-pytest() { "$bin/python" -m pytest -c "$scratch/source/pyproject.toml" --rootdir "$scratch/source" -p no:cacheprovider -q "$@"; }
-
+settings
 commands=("$tests/bench" "$tests/cli" "$tests/core/test_build.py" "$tests/test_fuzz.py")
 histories_and_commands() {
   local status=0
@@ -76,20 +86,12 @@ histories_and_commands() {
   step "end of histories, commands and builds"
   return $status
 }
-clusters_and_pure() {
-  local status=0
+clusters() {
   step "tests of real processes, compiled core"
-  pytest "$tests/cluster" --durations 8 || status=1
-  step "tests that cross the kernels, pure core"
-  DYNAMO_PURE=1 "$bin/dynamo" version
-  local pure=()
-  for room in membership replication store wire verbs cluster/test_cli_cluster.py; do pure+=("$tests/$room"); done
-  DYNAMO_PURE=1 DYNAMO_EXAMPLES=$((DYNAMO_EXAMPLES / 2)) pytest "${pure[@]}" -k "not demo" || status=1
-  step "end of real processes and pure core"
-  return $status
+  pytest "$tests/cluster" --durations 8
 }
 lane histories_and_commands
-lane clusters_and_pure
+lane clusters
 failed=0
 
 step "tests, compiled core"
