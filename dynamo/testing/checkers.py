@@ -13,7 +13,7 @@ last-write   a last-write-wins key does not hold the highest (time, dot), or a w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
 
 from dynamo.testing.causality import Causality, KeyHistory
@@ -130,7 +130,7 @@ def check_last_write(causality: Causality) -> Iterator[Violation]:
             time = causality.time_of(write)
             if write.outcome != ACKNOWLEDGED or write.dot is None or not time or (time, *write.dot) <= best:
                 continue
-            if disks_lost(causality, write) < write.required:
+            if disks_lost(causality, write, _later(causality, key, write)) < write.required:
                 yield Violation("last-write", f"{_name(write)} is later than what is there", write.operation, write.ended)
 
 
@@ -147,12 +147,13 @@ def last_writes_lost(history: History) -> int:
     return lost
 
 
-def disks_lost(causality: Causality, write: Write) -> int:
-    """How many disks lost their copy of the write after it was acknowledged."""
+def disks_lost(causality: Causality, write: Write, later: Set[str] = frozenset()) -> int:
+    """How many disks lost their copy of the write, or of one of the `later` that stood in its place, after it was acknowledged."""
+    copies = {write.operation} | later
     nodes = {
         loss.node
         for loss in causality.losses
-        if (loss.operations is None and loss.time >= write.ended) or (loss.operations is not None and write.operation in loss.operations)
+        if (loss.operations is None and loss.time >= write.ended) or (loss.operations is not None and not copies.isdisjoint(loss.operations))
     }
     return len(nodes)
 
@@ -165,6 +166,12 @@ CHECKERS: tuple[Callable[[Causality], Iterator[Violation]], ...] = (
 def _of_kind(causality: Causality, *, last_write_wins: bool) -> Iterator[KeyHistory]:
     kinds = causality.history.kinds
     return (key for key in causality.keys.values() if (kinds.get(key.bucket) == LAST_WRITE_WINS) == last_write_wins)
+
+
+def _later(causality: Causality, key: KeyHistory, write: Write) -> set[str]:
+    """The operations that win over this write. Where one comes within the same group the disk never holds the write by itself."""
+    mine, operations = (causality.time_of(write), write.dot), {other.operation for other in key.writes}
+    return {operation for dot, operation in causality.operation_of.items() if operation in operations and (causality.times.get(dot, 0), dot) > mine}
 
 
 def _before(one: Write, other: Write) -> bool:

@@ -220,6 +220,35 @@ class TestLastWriteWins:
         book.write("y", book.read("x"), time=4)
         assert "last-write" in book.final("x", times={"x": 5})
 
+    def test_what_was_replaced_is_lost_with_what_replaced_it(self) -> None:
+        """`y` replaced `x` in the very group that was to store it, so the disk that rotted never held `x` by itself."""
+        book = Book(LAST_WRITE_WINS)
+        book.write("x", time=5)
+        book.write("y", time=7)
+        book.history.add(LostCopies("n0", frozenset({"y"}), book.clock))
+        assert book.final() == []
+
+    def test_what_came_later_is_not_lost_with_what_came_before(self) -> None:
+        book = Book(LAST_WRITE_WINS)
+        book.write("x", time=5)
+        book.write("y", time=7)
+        book.history.add(LostCopies("n0", frozenset({"x"}), book.clock))
+        assert book.final() == ["last-write"]
+
+    def test_a_loss_of_too_few_copies_of_what_replaced_it_excuses_nothing(self) -> None:
+        book = Book(LAST_WRITE_WINS)
+        book.write("x", time=5, required=2)
+        book.write("y", time=7)
+        book.history.add(LostCopies("n0", frozenset({"y"}), book.clock))
+        assert book.final() == ["last-write"]
+
+    def test_another_key_is_not_lost_with_it(self) -> None:
+        book = Book(LAST_WRITE_WINS)
+        book.write("x", time=5)
+        book.write("y", time=7, key="other")
+        book.history.add(LostCopies("n0", frozenset({"y"}), book.clock))
+        assert book.final() == ["last-write"]
+
 
 def test_lines_that_are_no_history_name_the_line() -> None:
     with pytest.raises(ValueError, match="line 2"):
