@@ -17,7 +17,7 @@ from setuptools import Distribution, Extension, setup
 from setuptools.errors import BaseError, CCompilerError
 
 # dynamo/_core/_NAME_c.pyx. dynamo/_core/__init__.py has the same list; a test compares both with the files.
-COMPILED = ("record", "row", "ring", "frame", "merkle", "histogram")
+COMPILED = ("record", "row", "ring", "frame", "merkle", "histogram", "shape")
 
 # What pip asks for before it builds, each time in a process of its own; what is said there would be said twice.
 METADATA_COMMANDS = frozenset(("egg_info", "dist_info"))

@@ -14,9 +14,9 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-__all__ = ["COMPILED", "CORE", "frame", "histogram", "merkle", "record", "ring", "row"]
+__all__ = ["COMPILED", "CORE", "frame", "histogram", "merkle", "record", "ring", "row", "shape"]
 
-COMPILED = ("record", "row", "ring", "frame", "merkle", "histogram")  # kernels with a compiled twin; setup.py builds the same list
+COMPILED = ("record", "row", "ring", "frame", "merkle", "histogram", "shape")  # kernels with a compiled twin; setup.py builds the same list
 
 
 def _load_compiled() -> dict[str, object]:
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from dynamo._core import _record_py as record
     from dynamo._core import _ring_py as ring
     from dynamo._core import _row_py as row
+    from dynamo._core import _shape_py as shape
 else:
     frame = _compiled.get("frame") or import_module(f"{__name__}._frame_py")
     histogram = _compiled.get("histogram") or import_module(f"{__name__}._histogram_py")
@@ -52,3 +53,4 @@ else:
     record = _compiled.get("record") or import_module(f"{__name__}._record_py")
     ring = _compiled.get("ring") or import_module(f"{__name__}._ring_py")
     row = _compiled.get("row") or import_module(f"{__name__}._row_py")
+    shape = _compiled.get("shape") or import_module(f"{__name__}._shape_py")

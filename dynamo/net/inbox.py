@@ -22,7 +22,7 @@ from dynamo.net.limits import Limits
 from dynamo.net.links import Links
 from dynamo.net.polling import READ
 from dynamo.wire.frames import encode
-from dynamo.wire.messages import check
+from dynamo.wire.messages import check_all
 
 Admin = Callable[[Message], Message]
 ADMIN = frozenset((JOIN, CLUSTER_STATUS, PREFERENCE_LIST, STATS))  # answered beside the replica
@@ -76,8 +76,7 @@ class Inbox:
     def _take(self, connection: Connection, messages: list[Message], batch: Batch) -> None:
         """Check messages of an open connection; all or none of a piece go on."""
         role, source = connection.role, connection.source
-        for message in messages:
-            check(message, role)
+        check_all(messages, role)
         if role == ROLE_PEER:
             batch += [(source, message) for message in messages]
             return

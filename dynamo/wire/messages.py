@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from dynamo._core import shape as kernel
 from dynamo.errors import ProtocolError
 from dynamo.model import messages as m
 from dynamo.model.member import MEMBERS_MAX, Member
@@ -171,10 +172,19 @@ _ANSWERS = {role: {kind: SHAPES[kind] for kind in kinds} for role, kinds in ANSW
 
 def check(message: Message, role: int) -> None:
     """Raises ProtocolError unless a node may get this message on a connection of this role. Between peers, requests and replies alike."""
-    shape = _REQUESTS[role].get(message[0])
-    if shape is None:
-        raise ProtocolError(f"message type {message[0]} on a connection of role {role}")
-    shape.check(message)
+    check_all([message], role)
+
+
+def check_all(messages: list[Message], role: int) -> None:
+    """The same for all messages of one piece of a stream."""
+    shapes = _REQUESTS[role]
+    for message in messages:
+        shape = shapes.get(message[0])
+        if shape is None:
+            raise ProtocolError(f"message type {message[0]} on a connection of role {role}")
+        at = shape.unfit(message)
+        if at != kernel.FITS:
+            shape.refuse(at, message)
 
 
 def check_answer(message: Message, role: int = m.ROLE_CLIENT) -> None:
