@@ -39,7 +39,7 @@ class Size:
 
 
 QUICK = Size(pairs=2, seconds=0.7, keys=10_000)
-SMOKE = Size(pairs=1, seconds=0.5, keys=1_000, processes=1, calls=1_000, connections=4, idle_connections=100, ring_nodes=20, ring_partitions=1_024)
+SMOKE = Size(pairs=1, seconds=0.25, keys=1_000, processes=1, calls=1_000, connections=4, idle_connections=100, ring_nodes=20, ring_partitions=1_024)
 
 
 @dataclass(frozen=True)
