@@ -34,12 +34,15 @@ class Size:
     calls: int = 20_000  # of a turn that counts calls, not seconds
     connections: int = 50  # of the load generator
     idle_connections: int = 5_000
+    reads_a_second: float = 300.0  # beside a stopped node; few enough that the two that are left are not what is slow
+    settled_s: float = 1.0  # after a change, for what it held up to be answered
     ring_nodes: int = 1_000
     ring_partitions: int = 65_536
 
 
 QUICK = Size(pairs=2, seconds=0.7, keys=10_000)
-SMOKE = Size(pairs=1, seconds=0.25, keys=1_000, processes=1, calls=1_000, connections=4, idle_connections=100, ring_nodes=20, ring_partitions=1_024)
+SMOKE = Size(pairs=1, seconds=0.25, keys=1_000, processes=1, calls=1_000, connections=4, idle_connections=100, reads_a_second=50.0, settled_s=0.1,
+             ring_nodes=20, ring_partitions=1_024)  # fmt: skip
 
 
 @dataclass(frozen=True)

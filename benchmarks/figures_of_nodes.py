@@ -23,9 +23,7 @@ from dynamo.testing.cluster import ServedCluster, ServedNode
 
 KEYS_AT_ONCE = 100
 LONG = 4  # turns in one, where what is counted is rare
-READS_A_SECOND = 300.0  # beside a stopped node; few enough that the two that are left are not what is slow
 READERS = 32  # threads that share a client: of few, those that wait for the stopped node would be all, and hold up reads that need not wait
-SETTLED_S = 1.0  # after a change, for what it held up to be answered
 DESCRIPTORS_SPARE = 200  # of a process beside those it is asked to hold
 KNOWN_CONNECTIONS = 20  # that a node has served before its memory is first looked at
 
@@ -96,36 +94,41 @@ def one_stopped(name: str, nodes: ServedCluster, side: Side, size: Size) -> Row:
         return client.get(key_of(at % size.keys))
 
     def readers() -> Clients:
-        return Clients(nodes.addresses, read, rate=READS_A_SECOND, threads=READERS, shared=True)
+        return Clients(nodes.addresses, read, rate=size.reads_a_second, threads=READERS, shared=True)
 
-    def counted(clients: Clients) -> float:
-        sleep(SETTLED_S)
+    def counting() -> float:
+        """Waits while reads are counted; returns when that began."""
+        sleep(size.settled_s)
         since = monotonic()
         sleep(counted_s)
-        p99 = clients.latencies_ms(since, since + counted_s)["p99"]
+        return since
+
+    def p99_of(clients: Clients, since: float) -> float:
+        """In milliseconds. Asked for when all reads have ended: those that took long are the last to."""
         if clients.errors:
             raise RuntimeError(f"reads failed: {clients.errors[:3]}")
-        return p99
+        return clients.latencies_ms(since, since + counted_s)["p99"]
 
     def healthy() -> float:
         with readers() as clients:
-            return counted(clients)
+            since = counting()
+        return p99_of(clients, since)
 
     def stopped() -> float:
         victim = nodes.nodes[next(rounds) % len(nodes.nodes)]
         others = [node.address for node in nodes.nodes if node is not victim]
-        with readers() as clients:
-            sleep(SETTLED_S)
-            victim.signal(signal.SIGSTOP)
-            try:
+        try:
+            with readers() as clients:
+                sleep(size.settled_s)
+                victim.signal(signal.SIGSTOP)
                 wait_until(lambda: all(victim.name in unreachable(address) for address in others))
-                p99 = counted(clients)
-            finally:
-                victim.signal(signal.SIGCONT)
+                since = counting()
+        finally:
+            victim.signal(signal.SIGCONT)
         wait_until(lambda: not any(unreachable(address) for address in nodes.addresses))
-        return p99
+        return p99_of(clients, since)
 
-    return contest(name, stopped, healthy, size.pairs, f"ms, p99 of {number(READS_A_SECOND)} reads a second")
+    return contest(name, stopped, healthy, size.pairs, f"ms, p99 of {number(size.reads_a_second)} reads a second")
 
 
 def unreachable(address: str) -> set[str]:
@@ -157,6 +160,9 @@ def idle_connections(size: Size, scratch: Path, wanted: Wanted) -> Iterator[Row]
             before = resident_bytes(node.pid)
             connect(size.idle_connections)
             growths.append((resident_bytes(node.pid) - before) / size.idle_connections)
+            with dynamo.Client(node.address) as client:
+                if (held := client.stats()["connections"]) <= size.idle_connections:
+                    raise RuntimeError(f"the node has {held} connections: it closed some of them")
     yield row_of(name, growths, f"bytes, {size.idle_connections:,} connections")
 
 
