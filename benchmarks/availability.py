@@ -18,7 +18,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -38,10 +38,14 @@ Operation = Callable[[dynamo.Client, int], object]
 
 class Clients:
     """Threads with a client each, doing operation 0, 1, 2, ...: `rate` of them a second on a schedule, or each as soon as the last is done. Of an
-    operation that starts late, because all threads are held up, the delay counts as well: who asks does not wait for others to be answered."""
+    operation that starts late, because all threads are held up, the delay counts as well: who asks does not wait for others to be answered.
+    `shared`: one client for all threads, so that they learn of a silent node from each other, as those of one program do."""
 
-    def __init__(self, addresses: list[str], operation: Operation, *, count: int | None = None, rate: float | None = None, threads: int = 8) -> None:
+    def __init__(
+        self, addresses: list[str], operation: Operation, *, count: int | None = None, rate: float | None = None, threads: int = 8, shared: bool = False
+    ) -> None:
         self._addresses = addresses
+        self._shared = dynamo.Client(addresses) if shared else None
         self._operation = operation
         self._count = count
         self._rate = rate
@@ -65,6 +69,8 @@ class Clients:
     def join(self) -> None:
         for thread in self._threads:
             thread.join()
+        if self._shared is not None:
+            self._shared.close()
 
     @property
     def running(self) -> bool:
@@ -79,7 +85,7 @@ class Clients:
 
     def _work(self, thread: int) -> None:
         turn = thread % len(self._addresses)
-        with dynamo.Client(self._addresses[turn:] + self._addresses[:turn]) as client:
+        with nullcontext(self._shared) if self._shared is not None else dynamo.Client(self._addresses[turn:] + self._addresses[:turn]) as client:
             while (number := self._take()) is not None:
                 due = monotonic() if self._rate is None else self._began + number / self._rate
                 if self._stop.wait(max(0.0, due - monotonic())):
