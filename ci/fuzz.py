@@ -172,7 +172,7 @@ def record(twins: Twins, data: bytes) -> None:
     for pair in (pieces, tuple(map(_resealed, pieces))):
         sound = []
         for each in pair:
-            for function in ("check", "versions", "version_count", "single_value", "context", "duplicate_dots"):
+            for function in ("check", "versions", "version_count", "single_value", "visible", "context", "duplicate_dots"):
                 with suppress(CorruptRecord):
                     twins("record", function, each)
             with suppress(CorruptRecord):

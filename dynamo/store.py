@@ -43,7 +43,6 @@ from dynamo.model.member import NORMAL
 from dynamo.model.messages import Message
 from dynamo.net import identity
 from dynamo.replication import ActorLease, Replica, Settings
-from dynamo.replication.get import visible
 from dynamo.replication.stored import StoredRows
 from dynamo.storage.data_directory import DataDirectory
 
@@ -328,7 +327,7 @@ class _Opener:
 
     def siblings_of(self, record: bytes) -> tuple[Sibling, ...]:
         """The live versions."""
-        return make_siblings(visible(record)[0], None)
+        return make_siblings(records.visible(record)[0], None)
 
     def context_of(self, key: bytes, bucket: bytes, record: bytes) -> Context:
         """What covers all of it."""

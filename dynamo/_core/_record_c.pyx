@@ -270,6 +270,32 @@ def versions(bytes record not None):
     return found
 
 
+def visible(bytes record not None):
+    """(live versions, tombstones, newest time), as a reader is shown them."""
+    cdef View view
+    cdef const uint8_t* p
+    cdef const uint8_t* value
+    cdef Py_ssize_t i
+    cdef uint64_t newest = 0, time
+    cdef list live = [], tombstones = []
+    cdef set shown = set()
+    open_any(record, &view)
+    p, value = view.headers, view.values
+    for i in range(view.count):
+        time = load64(p + TIME_AT)
+        newest = max(newest, time)
+        if p[FLAGS_AT] == FLAG_TOMBSTONE:
+            tombstones.append((load64(p), load64(p + 8), time))
+        else:
+            operation = PyBytes_FromStringAndSize(<char*> p + OPERATION_AT, OPERATION_BYTES) if view.count > 1 else None
+            if operation not in shown:
+                shown.add(operation)
+                live.append((PyBytes_FromStringAndSize(<char*> value, load32(p + LENGTH_AT)), load64(p), load64(p + 8), time))
+        value += load32(p + LENGTH_AT)
+        p += VERSION_BYTES
+    return tuple(live), tuple(tombstones), newest
+
+
 def single_value(bytes record not None):
     """The value of a record that has one version, and a live one; None for any other."""
     cdef View view

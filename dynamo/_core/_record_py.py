@@ -52,7 +52,7 @@ __all__ = [
     "AFTER", "BEFORE", "CONCURRENT", "EQUAL", "FORMAT", "LAST_WRITE_WINS", "SIBLINGS", "TOMBSTONE", "Version",
     "check", "compare", "context", "context_add", "context_contains", "context_covers", "context_gap",
     "context_highest", "context_union", "context_verify", "digest", "duplicate_dots", "find_operation", "merge", "put",
-    "put_last_write_wins", "single_value", "token_context", "verify", "version_count", "versions",
+    "put_last_write_wins", "single_value", "token_context", "verify", "version_count", "versions", "visible",
 ]  # fmt: skip
 
 FORMAT = 1
@@ -261,6 +261,23 @@ def versions(record: bytes) -> list[Version]:
         actor, counter, time, operation, expiry, value_hash, flags, _ = _VERSION.unpack(header)
         found.append((actor, counter, time, operation, expiry, value_hash, bool(flags & TOMBSTONE), value))
     return found
+
+
+def visible(record: bytes) -> tuple[tuple[tuple[bytes, int, int, int], ...], tuple[tuple[int, int, int], ...], int]:
+    """What a reader is shown, sorted by dot: the live versions as (value, actor, counter, time), the tombstones as (actor, counter, time), and the newest
+    time of all. Two versions of one operation, made by coordinators that could not see each other, are shown once."""
+    live: list[tuple[bytes, int, int, int]] = []
+    tombstones: list[tuple[int, int, int]] = []
+    newest = 0
+    shown: set[bytes] = set()
+    for actor, counter, time, operation, _, _, tombstone, value in versions(record):
+        newest = max(newest, time)
+        if tombstone:
+            tombstones.append((actor, counter, time))
+        elif operation not in shown:
+            shown.add(operation)
+            live.append((value, actor, counter, time))
+    return tuple(live), tuple(tombstones), newest
 
 
 def single_value(record: bytes) -> bytes | None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from dynamo._core import record as records
 from dynamo._core import ring as ring_kernel
+from dynamo._core import row as row_kernel
 from dynamo.errors import DynamoError
 from dynamo.membership.members import Membership
 from dynamo.membership.ring import Ring
@@ -33,8 +34,7 @@ if TYPE_CHECKING:
 
     from dynamo.replication.hinted_handoff import Hints
 
-_PLACES_MAX = 4096
-
+Place = tuple[BucketDefinition, bytes, Route]  # definition of the bucket, row key, route
 Scan = Callable[[bytes, bytes | None, int], list[tuple[bytes, bytes]]]
 
 
@@ -148,8 +148,6 @@ class Core:
         self.ring = Ring.of(self.membership, self.cluster)
         self.ring_number, self.ring_hash = self.membership.ring_id
         self.routes = Routes(self.node_id, self.ring, self.liveness)
-        self._places: dict[tuple[bytes, bytes], tuple[BucketDefinition, bytes, Route]] = {}
-        self._places_version = self.liveness.version
         self.definitions = (self.cluster.bucket(b"default"), *self.cluster.buckets.values())
         return True
 
@@ -161,18 +159,16 @@ class Core:
         partition = ring_kernel.partition_of(position, self.cluster.partitions)
         return partition, row_key(partition, bucket, key, self.cluster.secret)
 
-    def place(self, bucket: bytes, key: bytes) -> tuple[BucketDefinition, bytes, Route]:
-        """(definition of the bucket, row key, route) of a key: what every request begins with, several times on its way. Kept for the keys of
-        late, until the ring or the opinion about a peer changes."""
-        if self._places_version != self.liveness.version or len(self._places) > _PLACES_MAX:
-            self._places_version = self.liveness.version
-            self._places.clear()
-        place = self._places.get((bucket, key))
-        if place is None:
-            definition = self.cluster.bucket(bucket)
+    def place(self, bucket: bytes, key: bytes) -> Place:
+        """(definition of the bucket, row key, route) of a key: what every request begins with, on each node that it meets."""
+        cluster = self.cluster
+        definition = cluster.bucket(bucket)
+        at = row_kernel.inline_key(bucket, key, cluster.seed, cluster.partitions)
+        if at is None:
             partition, at = self.locate(bucket, key)
-            place = self._places[bucket, key] = definition, at, self.routes.get(partition, definition.n)
-        return place
+        else:
+            partition = at[0] << 8 | at[1]
+        return definition, at, self.routes.get(partition, definition.n)
 
     def owners(self, partition: int, definition: BucketDefinition) -> tuple[bytes, ...]:
         """The current owners of the partition under the bucket's N."""

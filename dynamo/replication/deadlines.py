@@ -22,7 +22,7 @@ class Deadlines:
 
     def add(self, now: float, delay_s: float, request_id: int) -> None:
         """Wake the request up after `delay_s`, rounded up by at most a quarter."""
-        length = _rounded(delay_s)
+        length = _EXACT.get(delay_s) or _rounded(delay_s)
         queue = self._queues.get(length)
         if queue is None:
             queue = self._queues[length] = deque()
@@ -52,11 +52,9 @@ _EXACT: dict[float, float] = {}
 
 def _rounded(delay_s: float) -> float:
     """The next of four steps to each power of two milliseconds; remembered for the few lengths that recur."""
-    length = _EXACT.get(delay_s)
-    if length is None:
-        milliseconds = max(1.0, delay_s * 1000.0)
-        power = 2.0 ** math.floor(math.log2(milliseconds))
-        length = math.ceil(milliseconds / power * 4) / 4 * power / 1000.0
-        if len(_EXACT) < 1024:
-            _EXACT[delay_s] = length
+    milliseconds = max(1.0, delay_s * 1000.0)
+    power = 2.0 ** math.floor(math.log2(milliseconds))
+    length = math.ceil(milliseconds / power * 4) / 4 * power / 1000.0
+    if len(_EXACT) < 1024:
+        _EXACT[delay_s] = length
     return length

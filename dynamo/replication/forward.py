@@ -91,9 +91,9 @@ def take_put(core: Core, reply_to: ReplyTo, message: Message) -> None:
     except InvalidKey as error:
         core.refuse(reply_to, error)
         return
-    _, _, route = core.place(bucket, key)
+    place = _, _, route = core.place(bucket, key)
     if route.owner or len(core.pending) >= core.settings.pending_max:
-        coordinate_put(core, reply_to, message)
+        coordinate_put(core, reply_to, message, place)
         return
     # Always the first owner in line: writes to one key then meet in one row, which is what a `set` replaces. Keys spread the load.
     PendingForward(core, reply_to, message, list(route.peers)).begin(core)

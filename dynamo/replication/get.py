@@ -16,7 +16,7 @@ from dynamo.model.cluster import BucketDefinition
 from dynamo.model.key import check_bucket, check_key, full_key
 from dynamo.model.messages import Message
 from dynamo.replication import tokens
-from dynamo.replication.core import Core, ReplyTo
+from dynamo.replication.core import Core, Place, ReplyTo
 from dynamo.replication.local import merge_in
 from dynamo.replication.quorum import FAILED, MET, PENDING, needed
 from dynamo.replication.routes import Route
@@ -60,7 +60,8 @@ class GetFold:
         """The join of all replies so far."""
         record = b""
         for _, other in self.replies.values():
-            record = records.merge(record, other)
+            if other is not record:  # a digest stands for the very record that was sent out
+                record = records.merge(record, other) if record else other
         return record
 
     def final_action(self) -> tuple[bytes, list[bytes]]:
@@ -86,7 +87,7 @@ class PendingGet:
         reply_to: ReplyTo,
         bucket: bytes,
         key: bytes,
-        place: tuple[BucketDefinition, bytes, Route],
+        place: Place,
         fold: GetFold,
         plan: list[bytes],
         time_ms: int,
@@ -213,7 +214,7 @@ class PendingGet:
         if self.reply_to.source is None:
             return  # a repair of our own: only the final action counts
         record = self.fold.merged()
-        siblings, tombstones, time = visible(record)
+        siblings, tombstones, time = records.visible(record)
         token = sealed_token(core, self.bucket, self.key, self.definition, record, time)
         reply = (m.GET_REPLY, 0, core.ring_number, core.ring_hash, self.fold.owners_answered, token, siblings, tombstones)
         core.answer(self.reply_to, reply)
@@ -249,27 +250,6 @@ class PendingGet:
             merge_in(core, self.row_key, self.bucket, self.key, self.standing, record)
         except DynamoError as error:
             core.count(f"read_repair_failed_{type(error).__name__}")
-
-
-Sibling = tuple[bytes, int, int, int]  # value, actor, counter, time
-Tombstone = tuple[int, int, int]  # actor, counter, time
-
-
-def visible(record: bytes) -> tuple[tuple[Sibling, ...], tuple[Tombstone, ...], int]:
-    """(live versions, tombstones, newest time) of a record, sorted by dot. Two versions of one operation, made by coordinators that could not see
-    each other, are shown once; the token covers both."""
-    siblings: list[Sibling] = []
-    tombstones: list[Tombstone] = []
-    newest = 0
-    shown: set[bytes] = set()
-    for actor, counter, time, operation, _, _, tombstone, value in records.versions(record) if record else ():
-        newest = max(newest, time)
-        if tombstone:
-            tombstones.append((actor, counter, time))
-        elif operation not in shown:
-            shown.add(operation)
-            siblings.append((value, actor, counter, time))
-    return tuple(siblings), tuple(tombstones), newest
 
 
 def sealed_token(core: Core, bucket: bytes, key: bytes, definition: BucketDefinition, record: bytes, time: int) -> bytes:

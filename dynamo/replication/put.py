@@ -21,7 +21,7 @@ from dynamo.model.row import FALLBACK as STATUS_FALLBACK
 from dynamo.model.row import OWNED as STATUS_OWNED
 from dynamo.model.row import Row
 from dynamo.replication import tokens
-from dynamo.replication.core import Core, ReplyTo
+from dynamo.replication.core import Core, Place, ReplyTo
 from dynamo.replication.operations import Version
 from dynamo.replication.quorum import FAILED, MET, PENDING, needed
 from dynamo.replication.routes import Route
@@ -222,13 +222,16 @@ def _named(code: int, text: str) -> DynamoError:
     return from_wire(code, text, True, 0, 0)
 
 
-def coordinate_put(core: Core, reply_to: ReplyTo, message: Message) -> None:
-    """Take a PUT that this node coordinates. Refuses with a typed error, `maybe_applied` False, before anything is minted."""
+def coordinate_put(core: Core, reply_to: ReplyTo, message: Message, place: Place | None = None) -> None:
+    """Take a PUT that this node coordinates. Refuses with a typed error, `maybe_applied` False, before anything is minted. `place`: where the key,
+    which then is a good one, lies."""
     _, _, bucket, key, value, token, mode, w, pw, time_ms, operation = message[:11]
     try:
-        check_bucket(bucket)
-        check_key(key)
-        definition, row_key, route = core.place(bucket, key)
+        if place is None:
+            check_bucket(bucket)
+            check_key(key)
+            place = core.place(bucket, key)
+        definition, row_key, route = place
         if value is not None and len(value) > definition.value_bytes_max:
             raise ValueTooLarge(f"the value has {len(value)} bytes; the bucket allows {definition.value_bytes_max}")
         time, context = tokens.unseal(core.cluster.secret, full_key(bucket, key), definition.record_kind, token)

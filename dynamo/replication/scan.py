@@ -20,7 +20,7 @@ from dynamo.model.key import HEAD_BYTES, ROW_KEY_BYTES_MAX, check_bucket, check_
 from dynamo.model.messages import Message
 from dynamo.model.row import decode_row
 from dynamo.replication.core import Core, ReplyTo
-from dynamo.replication.get import Sibling, sealed_token, visible
+from dynamo.replication.get import sealed_token
 from dynamo.replication.local import standing
 from dynamo.replication.quorum import needed
 
@@ -98,7 +98,7 @@ class PendingScan:
         self.reply_to = reply_to
         self.definition = definition
         self.first = self.end = int.from_bytes(self.after[:2], "big")
-        self.entries: list[tuple[bytes, bytes, tuple[Sibling, ...], bytes]] = []
+        self.entries: list[tuple[bytes, bytes, tuple[tuple[bytes, int, int, int], ...], bytes]] = []
         self.required = needed(0, definition.r, core.cluster.r, definition.n or core.cluster.n, core.ring.size)
         self.request_id = 0  # of the page under way
         self.started = core.now
@@ -183,7 +183,7 @@ class PendingScan:
         for row_key in sorted(merged):
             key, record = merged[row_key]
             self.after = row_key
-            siblings, _, time = visible(record)
+            siblings, _, time = records.visible(record)
             if siblings:
                 self.entries.append((key, sealed_token(core, self.bucket, key, self.definition, record, time), siblings, row_key))
                 if len(self.entries) >= self.limit:

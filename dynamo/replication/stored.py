@@ -11,7 +11,7 @@ from functools import partial
 from dynamo._core import record as records
 from dynamo._core import row as kernel
 from dynamo.replication.core import Core
-from dynamo.replication.get import sealed_token, visible
+from dynamo.replication.get import sealed_token
 from dynamo.replication.rows import Read
 
 
@@ -30,5 +30,5 @@ class StoredRows:
     def token(self, bucket: bytes, key: bytes, record: bytes) -> bytes:
         """The token that covers all versions of a record."""
         definition = self._core.cluster.bucket(bucket)
-        time = visible(record)[2] if definition.record_kind == records.LAST_WRITE_WINS else 0  # no other token has one
+        time = records.visible(record)[2] if definition.record_kind == records.LAST_WRITE_WINS else 0  # no other token has one
         return sealed_token(self._core, bucket, key, definition, record, time)

@@ -291,6 +291,16 @@ def test_single_value(record: ModuleType) -> None:
     assert record.version_count(gone) == 1 and record.single_value(gone) is None and record.single_value(b"") is None
 
 
+def test_visible_leaves_out_what_another_coordinator_wrote_of_the_same_operation(record: ModuleType) -> None:
+    one, two = new(record, A, 1), new(record, B, 2)
+    gone = record.put(b"", b"", B, 9, 9, 77, op(3), b"", True)
+    again = record.put(b"", b"", B, 5, 5, 50, op(1), b"again", False)  # the operation of `one`
+    (first,) = record.versions(one)
+    assert record.visible(one) == (((first[7], *first[:3]),), (), first[2]) and record.visible(b"") == ((), (), 0)
+    live, tombstones, newest = record.visible(record.merge(record.merge(one, two), record.merge(gone, again)))
+    assert [value[1:3] for value in live] == [(B, 2), (B, 5)] and tombstones == ((B, 9, 77),) and newest == 77
+
+
 def test_find_operation(record: ModuleType) -> None:
     both = record.merge(new(record, A, 1), new(record, B, 2))
     assert record.find_operation(both, op(1))[:2] == (A, 1) and record.find_operation(both, op(2))[:2] == (B, 2)
