@@ -454,6 +454,7 @@ ARGUMENTS: dict[str, tuple[st.SearchStrategy[Any], ...]] = {
     "versions": (records,),
     "version_count": (records,),
     "single_value": (records,),
+    "visible": (records,),
     "context": (records,),
     "find_operation": (records, operations),
     "duplicate_dots": (records,),
