@@ -31,7 +31,7 @@ class Flushing:
     def __init__(self, buffer: WriteBuffer, write: Callable[[Group], None]) -> None:
         """`write(group)` begins to write a group to the engine below, and returns; `written` is called later, not from within."""
         self.buffer = buffer
-        self.next_deadline = inf
+        self._due = inf  # when what has come since the last flush began has aged
         self._write = write
         self._writing: Group | None = None
         self._with_it: Group | None = None  # the group that waits for what is being written
@@ -57,8 +57,8 @@ class Flushing:
                 return
             self._completed.append((group, None))
             due = now + (PROMPT_AFTER_S if group.prompt else FLUSH_AFTER_S)
-            if due < self.next_deadline:
-                self.next_deadline = due
+            if due < self._due:
+                self._due = due
         self.tick(now)
 
     def tick(self, now: float) -> None:
@@ -66,12 +66,14 @@ class Flushing:
         if self._writing is not None:
             return
         buffer = self.buffer
-        due = now >= self.next_deadline or (buffer.size >= FLUSH_BYTES and buffer.failure is None)
+        due = now >= self._due or (buffer.size >= FLUSH_BYTES and buffer.failure is None)
         if self._waiting is None and not (due and buffer.dirty):
+            if due:  # and nothing is owed: what failed was only the group that was to go along
+                self._due, buffer.failure = inf, None
             return
         self._with_it, self._waiting = self._waiting, None
         self._writing = buffer.begin_flush(self._with_it)
-        self.next_deadline = inf
+        self._due = inf
         self._write(self._writing)
 
     def written(self, error: DynamoError | None, now: float) -> None:
@@ -83,7 +85,7 @@ class Flushing:
             self.buffer.flush_done()
         else:
             self.buffer.flush_failed(error)
-            self.next_deadline = now + RETRY_AFTER_S
+            self._due = now + RETRY_AFTER_S
             if last is None and self._waiting is not None and not self._waiting.synced:
                 last, self._waiting = self._waiting, None
         if last is not None:
@@ -103,6 +105,10 @@ class Flushing:
         return flushed
 
     @property
-    def idle(self) -> bool:
-        """Whether nothing is being written, and nothing waits for it."""
-        return self._writing is None and self._waiting is None
+    def next_deadline(self) -> float:
+        """When `tick` wants to be called. Never while a flush is under way: the next one begins when that ends."""
+        return inf if self._writing is not None else self._due
+
+    def flush_by(self, when: float) -> None:
+        """Have what is there flushed by then."""
+        self._due = min(self._due, when)

@@ -234,6 +234,24 @@ def test_what_comes_during_a_flush_goes_with_the_next_one_which_begins_by_its_ow
     assert harness.flushing.flushed() == [(1, None)]
 
 
+def test_no_deadline_is_in_the_past_once_it_was_answered_or_a_driver_would_never_sleep() -> None:
+    harness = Harness()
+    harness.commit(put(1, a=b"1"), 0.0)
+    harness.flushing.tick(FLUSH_AFTER_S)
+    harness.commit(put(2, a=b"2"), FLUSH_AFTER_S)
+    assert harness.flushing.next_deadline == float("inf")  # whatever is due, it is for when this flush ends
+    harness.disk(1.0)
+    harness.disk(1.1)
+    harness.commit(Group(3, meta={b"m": b"1"}, synced=True), 2.0)
+    harness.disk(2.0, StorageFailed("no"))
+    assert harness.flushing.next_deadline == 2.0 + RETRY_AFTER_S
+    assert len(harness.flushing.completed()) == 1
+    harness.flushing.tick(2.0 + RETRY_AFTER_S)  # there is nothing to try again
+    assert harness.flushing.next_deadline == float("inf")
+    fourth = put(4, a=b"4")
+    assert harness.commit(fourth, 3.0) == [(fourth, None)]
+
+
 def test_a_full_buffer_makes_the_group_wait_for_the_disk() -> None:
     harness = Harness(bytes_max=1_000)
     harness.commit(put(1, a=bytes(1_000)))
