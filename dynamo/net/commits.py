@@ -67,10 +67,16 @@ class Flushing(Protocol):
     def flushed(self) -> list[tuple[int, DynamoError | None]]: ...
 
 
+class Writer(Commits, Protocol):
+    """A commit thread, beside which the caller works on."""
+
+    def give_way(self) -> bool: ...
+
+
 class BufferedCommits:
     """Commits to a write buffer; its flushes are the groups that `writer`, a commit thread over `engine`, is given."""
 
-    def __init__(self, flushing: Callable[[Callable[[Group], None]], Flushing], writer: Commits, engine: Committing, clock: Callable[[], float]) -> None:
+    def __init__(self, flushing: Callable[[Callable[[Group], None]], Flushing], writer: Writer, engine: Committing, clock: Callable[[], float]) -> None:
         self._writer = writer
         self._engine = engine
         self._clock = clock
@@ -84,6 +90,7 @@ class BufferedCommits:
 
     def completed(self) -> list[tuple[Group, DynamoError | None]]:
         """What was taken in, or written with a flush, since the last call. Begins a flush that is due."""
+        self._writer.give_way()  # a busy node would not let the thread say that the disk is done
         for _, error in self._writer.completed():
             self._flushing.written(error, self._clock())
         if self._flushing.next_deadline <= self._clock():

@@ -18,7 +18,7 @@ from dynamo.model.group import Group
 from dynamo.storage.buffer import WriteBuffer
 
 FLUSH_AFTER_S = 0.1  # what a crash of all who hold a write may lose; longer saves writes of rows that change often
-PROMPT_AFTER_S = 0.01  # where a coordinator has asked for a synced write
+PROMPT_AFTER_S = 0.02  # where a coordinator has asked for a synced write, or somebody hands rows over, a window of them at a time
 FLUSH_BYTES = 1 << 20  # some thousand rows: what is written while the node waits, before the wait for the disk, takes a few milliseconds
 RETRY_AFTER_S = 0.5
 

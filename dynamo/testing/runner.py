@@ -105,9 +105,7 @@ def build(seed: int, *, faults: Faults | None = None, nodes: int | None = None, 
     )  # fmt: skip
 
 
-def run(
-    seed: int, *, profile: Profile = FULL, faults: Faults | None = None, nodes: int | None = None, log: bool = False, buffered: bool = False
-) -> Report:
+def run(seed: int, *, profile: Profile = FULL, faults: Faults | None = None, nodes: int | None = None, log: bool = False, buffered: bool = False) -> Report:
     """Run one seed: work under faults, heal, converge, judge. `buffered`: with nodes of that durability, whose crashes take their write buffers along;
     what is drawn is the same, what happens is another history."""
     return run_history(seed, profile=profile, faults=faults, nodes=nodes, log=log, buffered=buffered)[0]
