@@ -111,7 +111,7 @@ def main() -> int:
     parser.add_argument("--outage", type=float, default=10.0, help="seconds")
     parser.add_argument("--rate", type=float, default=200.0, help="requests a second beside an outage or a refill")
     parser.add_argument("--keys", type=int, default=20_000)
-    parser.add_argument("--durability", choices=["synced", "relaxed"], default="synced")
+    parser.add_argument("--durability", choices=["synced", "relaxed", "buffered"], default="synced")
     asked = parser.parse_args()
     if asked.full:
         vars(asked).update(FULL)

@@ -25,7 +25,7 @@ from dynamo.errors import ConfigError
 DEFAULT_PORT = 7379
 QUORUM = "quorum"
 KINDS = ("siblings", "last_write_wins")
-DURABILITIES = ("memory", "relaxed", "synced")
+DURABILITIES = ("memory", "buffered", "relaxed", "synced")
 CLUSTER_WIDE = ("n", "r", "w", "pr", "pw", "partitions", "buckets")
 N_MAX = 64
 PARTITIONS_MAX = 65_536  # a row key holds the partition in two bytes
@@ -114,8 +114,9 @@ class NodeConfig:
 
     durability: str = "synced"
     """What an acknowledgement of this node means. `synced`: on disk and fsynced, the only one that survives power loss of all replicas
-    at once. `relaxed`: handed to the kernel; survives a crash of the process, and several times the writes. `memory`: lost with the
-    process."""
+    at once. `relaxed`: handed to the kernel; survives a crash of the process, and several times the writes. `buffered`: in a buffer that is
+    written and fsynced within about a tenth of a second, and asked of one more replica on disk; lost where all nodes that acknowledged it crash before
+    that. `memory`: lost with the process."""
 
     n: int = 3
     """Replicas of each key (the paper's N). More survive more failures and cost as many writes. Fixed when the cluster is created."""

@@ -18,6 +18,7 @@ import re
 import socket
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from random import Random
 from types import TracebackType
 from typing import Any, TypeVar
@@ -36,10 +37,12 @@ from dynamo.model.member import JOINING, LEFT, NORMAL, Member
 from dynamo.model.messages import DURABILITIES, NodeId
 from dynamo.net import identity, sockets, startup
 from dynamo.net.assembly import Assembly
-from dynamo.net.commits import Commits, InlineCommits
+from dynamo.net.commits import BufferedCommits, Commits, InlineCommits
 from dynamo.replication import ActorLease
+from dynamo.storage.buffer import WriteBuffer
 from dynamo.storage.commit_thread import CommitThread
 from dynamo.storage.data_directory import DataDirectory
+from dynamo.storage.flushing import Flushing
 from dynamo.wire.hello import FORMAT_MAX
 
 DRAIN_S = 5.0
@@ -220,6 +223,9 @@ class Node(AsyncVerbsOfDefault):
         engine, durability = self._directory.engine, self.config.durability
 
         def commits(notify: Callable[[], None]) -> Commits:
+            if isinstance(engine, WriteBuffer):
+                writer = CommitThread(engine.engine, notify)
+                return BufferedCommits(partial(Flushing, engine), writer, engine.engine, trio.current_time)
             return CommitThread(engine, notify) if durability == "synced" else InlineCommits(engine)
 
         return Assembly(self._cluster, self._membership, self._actor, engine, commits, DURABILITIES[durability], listener, self._random)

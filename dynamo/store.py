@@ -44,7 +44,9 @@ from dynamo.model.messages import Message
 from dynamo.net import identity
 from dynamo.replication import ActorLease, Replica, Settings
 from dynamo.replication.stored import StoredRows
+from dynamo.storage.buffer import WriteBuffer
 from dynamo.storage.data_directory import DataDirectory
+from dynamo.storage.flush_thread import FlushThread
 
 T = TypeVar("T")
 Name = tuple[bytes, bytes]  # bucket, key
@@ -91,6 +93,8 @@ class Store(Verbs):
         except BaseException:
             self._directory.close(self._directory.clean)
             raise
+        engine = self._directory.engine
+        self._flushes = FlushThread(engine, self._driver) if isinstance(engine, WriteBuffer) else None
 
     def _start(self, durability: int) -> Replica:
         """Learn or make the store's identity, and make it durable before anything is minted."""
@@ -157,6 +161,8 @@ class Store(Verbs):
         with self._driver:
             if not self._closed:
                 self._closed = True
+                if self._flushes is not None:
+                    self._flushes.stop()
                 self._directory.close(clean=self._actor.staged is None and not self._broken)
 
     def __enter__(self) -> Store:
@@ -285,6 +291,8 @@ class Store(Verbs):
                     self._directory.engine.refresh()
                     replica.committed(ready.group, now)
                     self._hand_out(ready.messages_after_commit)
+        if self._flushes is not None:
+            self._flushes.note()
         self._broken = False
         if interrupted is not None:
             raise interrupted
@@ -396,9 +404,10 @@ def _named(request: Request) -> list[Name]:
 def open(path: str | os.PathLike[str] | bytes, *, durability: str = "synced", timeout: float = 60.0) -> Store:
     """Open, or make, the embedded store in a directory: `dynamo.open`.
 
-    `durability`: "synced" (default; an acknowledged write is on disk), "relaxed" (survives the process, not a power failure), "memory" (nothing is
-    kept; the path is ignored). `timeout`: seconds that bound a call which does not give its own. Raises ConfigError for a directory that is in
-    use, foreign, not writable, or of a cluster's node, and ValueError for a time-out that is none.
+    `durability`: "synced" (default; an acknowledged write is on disk), "relaxed" (survives the process, not a power failure), "buffered" (a crash
+    loses the writes of the last tenth of a second), "memory" (nothing is kept; the path is ignored). `timeout`: seconds that bound a call which does
+    not give its own. Raises ConfigError for a directory that is in use, foreign, not writable, or of a cluster's node, and ValueError for a time-out
+    that is none.
     """
     return Store(path, durability=durability, timeout=timeout)
 

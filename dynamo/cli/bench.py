@@ -47,7 +47,7 @@ def bench_command() -> None:
 @click.option("--protocol", type=click.Choice(("dynamo", "redis")), default="dynamo", show_default=True, help="What the servers at --at speak.")
 @click.option("--nodes", type=click.IntRange(1, 16), default=3, show_default=True, help="Of the cluster that is started.")
 @click.option("--n", type=click.IntRange(1, 16), default=3, show_default=True, help="Replicas, of the cluster that is started.")
-@click.option("--durability", type=click.Choice(("synced", "relaxed", "memory")), default="synced", show_default=True, help="Likewise.")
+@click.option("--durability", type=click.Choice(("synced", "relaxed", "buffered", "memory")), default="synced", show_default=True, help="Likewise.")
 @click.option("--data", type=click.Path(path_type=Path, file_okay=False), help="Where the cluster that is started keeps its data.")
 @click.option("--r", type=click.IntRange(0, 16), default=0, help="Replicas a read asks; 0, the default: the bucket's own.")
 @click.option("--w", type=click.IntRange(0, 16), default=0, help="Replicas a write waits for; 0, the default: the bucket's own.")

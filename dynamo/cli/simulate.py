@@ -27,8 +27,9 @@ def _seed_range(context: click.Context, parameter: click.Parameter, text: str) -
 @click.option("--seeds", metavar="A:B", callback=_seed_range, required=True, help="Seeds to run, from A up to B - 1.")
 @click.option("--jobs", type=click.IntRange(1), help="Processes to use; by default one for each processor.")
 @click.option("--short", is_flag=True, help="Runs of a quarter of the length.")
+@click.option("--buffered", is_flag=True, help="Nodes of durability `buffered`, whose crashes take their write buffers along.")
 @options.output("table", "json", "text")
-def simulate_command(seeds: range, jobs: int | None, short: bool, form: str) -> int:
+def simulate_command(seeds: range, jobs: int | None, short: bool, buffered: bool, form: str) -> int:
     """Run whole clusters in virtual time under crashes, partitions, lost messages, failing disks and worse, and hold what clients were told
     against what they promise. Prints a line for each violation; a seed with one is replayed by `python -m dynamo.testing SEED`."""
     from dynamo.testing.__main__ import print_violations, trace_of
@@ -36,7 +37,7 @@ def simulate_command(seeds: range, jobs: int | None, short: bool, form: str) -> 
 
     profile = SHORT if short else FULL
     failed: list[int] = []
-    reports = run_many(seeds, jobs=jobs or os.cpu_count() or 1, profile=profile)
+    reports = run_many(seeds, jobs=jobs or os.cpu_count() or 1, profile=profile, buffered=buffered)
     bar = click.progressbar(reports, length=len(seeds), label="seeds", file=sys.stderr, item_show_func=lambda _: f"{len(failed)} failed")
     with bar:
         for report in bar:
@@ -49,8 +50,8 @@ def simulate_command(seeds: range, jobs: int | None, short: bool, form: str) -> 
                 sys.stdout.flush()
     if failed:
         talk(f"{len(failed)} of {len(seeds)} seeds show a violation. The trace that leads to the first one:")
-        write_trace = trace_of(run(failed[0], profile=profile, log=True))
+        write_trace = trace_of(run(failed[0], profile=profile, log=True, buffered=buffered))
         talk("\n".join(line[:240] for line in write_trace))
         for seed in failed[:10]:
-            talk(f"replay: python -m dynamo.testing {seed}{' --short' if short else ''}")
+            talk(f"replay: python -m dynamo.testing {seed}{' --short' if short else ''}{' --buffered' if buffered else ''}")
     return FAILED if failed else OK

@@ -14,3 +14,4 @@ class Group:
     hints: dict[bytes, bytes | None] = field(default_factory=dict)
     meta: dict[bytes, bytes | None] = field(default_factory=dict)
     synced: bool = False
+    prompt: bool = False  # somebody waits for the disk to have it: a write buffer is flushed sooner

@@ -73,7 +73,7 @@ MODE_PUT, MODE_SET = 0, 1
 PURPOSE_WRITE, PURPOSE_READ_REPAIR, PURPOSE_HANDOFF, PURPOSE_ANTI_ENTROPY = 0, 1, 2, 3
 # standings: what the answering node is to the key
 OWNER, FALLBACK, RECOVERING = 0, 1, 2
-# durabilities, weakest first
+# durabilities, weakest first; asked in REPLICATE, given in its answer: of a buffered node by how long it waits with that
 DURABILITY_MEMORY, DURABILITY_BUFFERED, DURABILITY_RELAXED, DURABILITY_SYNCED = 0, 1, 2, 3
 DURABILITIES = {"memory": 0, "buffered": 1, "relaxed": 2, "synced": 3}
 # roles of a connection

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from math import inf
 
 from dynamo.errors import ValueTooLarge
 from dynamo.model.group import Group
 from dynamo.model.messages import PUT_REPLY, Message, error_message
-from dynamo.net.commits import Commits
+from dynamo.net.commits import BufferedCommits, Commits
 from dynamo.net.connection import Connection
 from dynamo.net.driven import Batch, ReplicaLike
 from dynamo.net.links import Links
@@ -43,12 +44,13 @@ class Pump:
         self._after_commit: Batch = []
         self._replica = replica
         self._commits = commits
+        self._buffered = commits if isinstance(commits, BufferedCommits) else None
         self._refresh = refresh
         self._links = links
         self._peers = peers
         self._frame_bytes_max = frame_bytes_max
         self._wake = wake
-        names = ("messages_out", "messages_too_large", "replies_dropped", "commits", "commits_failed")
+        names = ("messages_out", "messages_too_large", "replies_dropped", "commits", "commits_failed", "flushes")
         self.counters = dict.fromkeys(names, 0)
 
     def run(self, now: float) -> None:
@@ -69,8 +71,8 @@ class Pump:
         self._wake()
 
     def report(self, now: float) -> bool:
-        """Tell the replica if the group in flight is done, and send what waited for it."""
-        if self.in_flight is None:
+        """Tell the replica if the group in flight is done, and send what waited for it; and of flushes that ended. Whether there was anything."""
+        if self.in_flight is None and self._buffered is None:
             return False
         completed = self._commits.completed()
         for group, error in completed:
@@ -85,7 +87,19 @@ class Pump:
                 self.counters["commits_failed"] += 1
                 _log.error("commit group %d failed: %s", group.number, error)
                 self._replica.commit_failed(group, error, now)
-        return bool(completed)
+        flushed = self._buffered.flushed() if self._buffered is not None else []
+        for number, error in flushed:
+            self._refresh()
+            self.counters["flushes"] += 1
+            if error is not None:
+                _log.error("a flush failed, nothing is accepted until one succeeds: %s", error)
+            self._replica.flushed(number, error, now)
+        return bool(completed or flushed)
+
+    @property
+    def next_deadline(self) -> float:
+        """When `report` wants to be called though nothing happens."""
+        return inf if self._buffered is None else self._buffered.next_deadline
 
     def send(self, messages: Batch, now: float) -> None:
         """Queue messages, each encoded once even if several destinations get the same one in a row."""

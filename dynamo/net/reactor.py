@@ -134,7 +134,7 @@ class Reactor:
             if now - began > POLLING_S:
                 break
         deadline = self.replica.next_deadline
-        self._ticker.by(min(self.timers.next, inf if deadline is None else deadline))
+        self._ticker.by(min(self.timers.next, self._pump.next_deadline, inf if deadline is None else deadline))
 
     def _process(self, events: list[tuple[int, int]], now: float) -> None:
         """One batch of events, to its end: everything it caused is committed or under way, and sent."""

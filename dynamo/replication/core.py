@@ -24,6 +24,7 @@ from dynamo.model.messages import Message, Source
 from dynamo.model.row import Row
 from dynamo.replication.actor import ActorLease
 from dynamo.replication.deadlines import Deadlines
+from dynamo.replication.flushes import Flushes
 from dynamo.replication.liveness import Liveness
 from dynamo.replication.routes import Route, Routes
 from dynamo.replication.rows import Rows
@@ -122,6 +123,9 @@ class Core:
         self.hints = hints
         self.random = random
         self.durability = durability
+        # What others must give before a copy is dropped here for theirs: a write buffer is no place for the only one.
+        self.durability_to_drop = m.DURABILITY_RELAXED if durability == m.DURABILITY_BUFFERED else durability
+        self.flushes = Flushes()
         self.now = 0.0
         self.stalls = Stalls()
         self.liveness = Liveness(settings.heartbeat_interval_s)

@@ -37,7 +37,7 @@ class PendingHandoff:
         if message[0] != m.REPLICATE_REPLY or source not in self.waiting:
             return False
         code, role, durability = message[2], message[3], message[4]
-        if code or role != m.OWNER or durability < core.durability:
+        if code or role != m.OWNER or durability < core.durability_to_drop:
             return self._leave(core)
         self.waiting.discard(source)
         if self.waiting:
@@ -178,7 +178,7 @@ class Handoff:
             return
         request_id = core.request_id()
         message = (m.REPLICATE, request_id, bucket, key, row.record, m.PURPOSE_HANDOFF, b"",
-                   int(core.settings.suspect_after_s * 1000), core.ring_number, core.ring_hash, definition.version, core.durability,
+                   int(core.settings.suspect_after_s * 1000), core.ring_number, core.ring_hash, definition.version, core.durability_to_drop,
                    bytes(16))  # fmt: skip
         for node in up:
             core.send(node, message)

@@ -157,7 +157,7 @@ class Hints:
         core.deadlines.add(core.now, core.settings.suspect_after_s, request_id)
         core.send(target, (m.REPLICATE, request_id, bucket, key, row.record, m.PURPOSE_HANDOFF, b"",
                            int(core.settings.suspect_after_s * 1000), core.ring_number, core.ring_hash, definition.version,
-                           core.durability, bytes(16)))  # fmt: skip
+                           core.durability_to_drop, bytes(16)))  # fmt: skip
 
     def landed(self, core: Core, target: bytes, row_key: bytes, more: bool) -> None:
         """A record was acknowledged, or will not be."""
@@ -208,7 +208,7 @@ class PendingHint:
         if message[0] != m.REPLICATE_REPLY or source != self.target:
             return False
         code, role, durability = message[2], message[3], message[4]
-        stored = not code and role == m.OWNER and durability >= core.durability
+        stored = not code and role == m.OWNER and durability >= core.durability_to_drop
         if stored:
             row = core.rows.load(self.row_key)
             if isinstance(row, Row) and row.digest == self.digest:

@@ -26,7 +26,7 @@ def standing(core: Core, partition: int, definition: BucketDefinition) -> int:
 def receive_replicate(core: Core, source: bytes, message: Message) -> None:
     """Merge a record sent by a coordinator, a repair or a handoff; acknowledge once it is committed."""
     _, request_id, bucket, key, record, purpose, target = message[:7]
-    operation = message[12]
+    durability, operation = message[11], message[12]
     definition, row_key, route = core.place(bucket, key)
     role = route.standing
     try:
@@ -52,11 +52,22 @@ def receive_replicate(core: Core, source: bytes, message: Message) -> None:
         _remember(core, operation, row_key, record)
     if purpose == m.PURPOSE_HANDOFF:
         core.count("handoff_received")
+    if durability > m.DURABILITY_BUFFERED == core.durability:
+        _acknowledge_flushed(core, source, core.rows.group_of(held), _stored(core, request_id, 0, role, row.digest, m.DURABILITY_SYNCED))
+        return
     reply = _stored(core, request_id, 0, role, row.digest)
     if held is None:
         core.send(source, reply)
     else:
         held.messages.append((source, reply))
+
+
+def _acknowledge_flushed(core: Core, source: bytes, group: int, reply: Message) -> None:
+    """Asked for more than a place in the write buffer: the answer waits until that has been flushed."""
+    if group <= core.flushes.flushed:
+        core.send(source, reply)
+    else:
+        core.flushes.add(group, source, reply)
 
 
 def _remember(core: Core, operation: bytes, row_key: bytes, record: bytes) -> None:
@@ -122,5 +133,6 @@ def as_failed(core: Core, message: Message, error: DynamoError) -> Message:
     return (m.READ_REPLY, message[1], error.code, message[3], b"\0" * 16, None, core.ring_number, core.ring_hash)
 
 
-def _stored(core: Core, request_id: int, code: int, role: int, digest: bytes) -> Message:
-    return (m.REPLICATE_REPLY, request_id, code, role, core.durability, digest, core.ring_number, core.ring_hash)
+def _stored(core: Core, request_id: int, code: int, role: int, digest: bytes, durability: int | None = None) -> Message:
+    given = core.durability if durability is None else durability
+    return (m.REPLICATE_REPLY, request_id, code, role, given, digest, core.ring_number, core.ring_hash)

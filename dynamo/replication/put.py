@@ -97,9 +97,13 @@ class PendingPut:
     def begin(self, core: Core) -> None:
         """Send to the other owners; for each that cannot be reached, to the next node in line, or keep the hint here."""
         unreachable = []
+        durable = self._durable(core) if self.fold.durability == m.DURABILITY_BUFFERED else None
         for node in self.fold.owners:
             if node == core.node_id:
                 self.fold.outstanding.add(node)
+            elif node == durable:
+                self.fold.outstanding.add(node)
+                core.send(node, (*self.frame[:11], m.DURABILITY_SYNCED, *self.frame[12:]))
             elif core.liveness.up(node):
                 self._ask(core, node, b"")
             else:
@@ -114,6 +118,13 @@ class PendingPut:
             pass
         core.pending[self.request_id] = self
         core.deadlines.add(core.now, core.settings.fallback_after_s, self.request_id)
+
+    def _durable(self, core: Core) -> bytes | None:
+        """The owner that is asked for a synced write (paper 6.1): one that W need not wait for, so none where all that are up are needed."""
+        fold = self.fold
+        others = [node for node in fold.owners if node != core.node_id and core.liveness.up(node)]
+        owners_left = len(others) - 1 + (core.node_id in fold.owners)
+        return others[-1] if len(others) >= fold.required and owners_left >= fold.owners_required else None
 
     def _ask(self, core: Core, node: bytes, target: bytes) -> None:
         self.fold.outstanding.add(node)

@@ -4,6 +4,7 @@
     replica.tick(now)                when `next_deadline` has come
     ready = replica.take_ready()     what to send and commit, and in which order
     replica.committed(group, now)    | replica.commit_failed(group, error, now)
+    replica.flushed(number, error, now)    durability `buffered`: the groups up to this one have reached the disk, or could not
     replica.peer_up(node, now)       | replica.peer_down(node, now)
 
 It dispatches and holds no policy: that is in `put`, `get`, `forward`, `local`, `handoff`. No I/O, no clock, no randomness of its own. Messages are
@@ -172,7 +173,7 @@ class Replica:
         self._at(now)
         core.count("commits_failed")
         held = core.rows.failed(group)
-        for destination, message in held.messages:
+        for destination, message in (*held.messages, *core.flushes.failed_commit(group.number)):
             core.send(destination, as_failed(core, message, error))
         core.hints.recount(core)
         core.unowned_rows_staged = True  # hints for rows that were here already may have been in the group
@@ -186,6 +187,17 @@ class Replica:
             if fold is not None and fold.on_failure(core, core.node_id, error.code or StorageFailed.code):
                 core.pending.pop(request_id, None)
         self._after_step()
+
+    def flushed(self, number: int, error: DynamoError | None, now: float) -> None:
+        """The write buffer's groups up to this number are on disk; or, with an error, they are not, and are where they were."""
+        core = self.core
+        self._at(now)
+        if error is None:
+            core.outbox.extend(core.flushes.done(number))
+        else:
+            core.count("flushes_failed")
+            for destination, message in core.flushes.failed_flush(number):
+                core.send(destination, as_failed(core, message, error))
 
     def peer_up(self, node: bytes, now: float) -> None:
         """The driver has a connection to the peer."""
@@ -221,6 +233,8 @@ class Replica:
         core = self.core
         messages, core.outbox = core.outbox, []
         taken = core.rows.take_group() if core.rows.in_flight is None else None
+        if taken is not None:
+            taken[0].prompt = core.flushes.wanted(taken[0].number)
         return Ready(None, messages, []) if taken is None else Ready(taken[0], messages, taken[1])
 
     @property

@@ -89,6 +89,10 @@ class Rows:
             return self._held
         return self._held_flying if key in self._flying else None
 
+    def group_of(self, held: Held | None) -> int:
+        """The number of the group that `held` is attached to; of what is committed, that of the newest one."""
+        return self.groups + (held is self._held)
+
     def stage(self, key: bytes, bucket: bytes, name: bytes, record: bytes, status: int, since_actor: int, since: int) -> Row:
         """Stage the row of a key; returns it with its digest."""
         full = full_key(bucket, name)

@@ -23,11 +23,12 @@ from struct import Struct
 
 from dynamo.errors import ConfigError, StorageFailed
 from dynamo.model.group import Group
+from dynamo.storage.buffer import WriteBuffer
 from dynamo.storage.engine import StorageEngine
 from dynamo.storage.lmdb import LmdbEngine
 from dynamo.storage.memory import MemoryEngine
 
-DURABILITIES = ("synced", "relaxed", "memory")
+DURABILITIES = ("synced", "relaxed", "buffered", "memory")
 FORMAT = 2  # 1 held rows of format 1
 META_FORMAT = b"format"
 META_CLEAN_STOP = b"clean_stop"
@@ -43,7 +44,7 @@ _held: dict[int, str] = {}  # descriptors of the locks this process holds -> pat
 class DataDirectory:
     """An open data directory. `engine`: its storage. `clean`: the last stop was clean, and this is that very directory.
 
-    durability `synced` and `relaxed` open or create `path`; `memory` has no directory and ignores it. Raises
+    durability `synced`, `relaxed` and `buffered` open or create `path`; `memory` has no directory and ignores it. Raises
     ConfigError, saying what to do, where the directory is in use, not writable, not a directory, foreign, or of another
     format; StorageFull, StorageFailed from the disk.
     """
@@ -68,7 +69,8 @@ class DataDirectory:
         try:
             found = _describe(self._data_path)
             _refuse_lost(self._data_path, stopped_as)
-            self.engine = LmdbEngine(self.path, durability == "synced")
+            engine = LmdbEngine(self.path, durability != "relaxed")
+            self.engine = WriteBuffer(engine) if durability == "buffered" else engine
             try:
                 self.clean = self._check_in() and found == stopped_as
                 _sync(self.path)
@@ -116,8 +118,8 @@ class DataDirectory:
     def close(self, clean: bool) -> None:
         """Close the engine and let go of the directory. `clean`: nothing is unfinished, so leave the clean-stop marker.
 
-        The commit thread is closed before. An error of the marker's commit is raised after everything is closed: the
-        stop is then not clean. In a child of the process that opened it, nothing happens.
+        The commit thread is closed before. What a write buffer holds is written, with the marker or without. An error of
+        the last commit is raised after everything is closed: the stop is then not clean. In a child of the process that opened it, nothing happens.
         """
         if os.getpid() != self._pid:
             return

@@ -7,12 +7,12 @@ import sys
 
 from dynamo.testing.runner import FULL, SHORT, Report, run, run_many
 
-USAGE = "usage: python -m dynamo.testing SEED|FIRST:END [--short] [--whole]    --whole: the whole trace, not only what leads to a violation"
+USAGE = "usage: python -m dynamo.testing SEED|FIRST:END [--short] [--buffered] [--whole]    --whole: the whole trace, not only what leads to a violation"
 
 
 def main(arguments: list[str]) -> int:
     """Exit 0 if no seed shows a violation, 1 if one does, 2 for bad usage."""
-    profile = SHORT if "--short" in arguments else FULL
+    profile, buffered = SHORT if "--short" in arguments else FULL, "--buffered" in arguments
     names = [argument for argument in arguments if not argument.startswith("--")]
     try:
         first, colon, last = names[0].partition(":")
@@ -21,14 +21,14 @@ def main(arguments: list[str]) -> int:
         print(USAGE, file=sys.stderr)
         return 2
     if not colon:
-        report = run(seeds[0], profile=profile, log=True)
+        report = run(seeds[0], profile=profile, log=True, buffered=buffered)
         for line in report.log if "--whole" in arguments or not report.violations else trace_of(report):
             print(line)
         print_violations(report)
         print(summary_line(report), file=sys.stderr)
         return 1 if report.violations else 0
     failed = 0
-    for report in run_many(seeds, jobs=os.cpu_count() or 1, profile=profile):
+    for report in run_many(seeds, jobs=os.cpu_count() or 1, profile=profile, buffered=buffered):
         failed += bool(report.violations)
         print_violations(report)
     print(f"{len(seeds)} seeds, {failed} with a violation", file=sys.stderr)

@@ -2,7 +2,8 @@
 
     violations = check(History.from_lines(open("history.jsonl")))
 
-lost         an acknowledged write is neither among a key's final versions nor an ancestor of one, and fewer than W disks that had it were lost
+lost         an acknowledged write is neither among a key's final versions nor an ancestor of one, and fewer than W disks that had it, or what
+             replaced it, were lost
 kept         a version stands beside a write whose client had been shown it: a false conflict
 resurrected  the same, where that write was a delete
 phantom      a version that nobody wrote to that key
@@ -51,6 +52,8 @@ def check_lost(causality: Causality) -> Iterator[Violation]:
             if write.outcome != ACKNOWLEDGED or write.operation in final or covered & key.operation_bit(write.operation):
                 continue
             if any(other is not write and not _before(other, write) for other in overwriters) or disks_lost(causality, write) >= write.required:
+                continue
+            if any(causality.past(other.operation)[1] & key.operation_bit(write.operation) and _may_be_gone(causality, other) for other in key.writes):
                 continue
             yield Violation("lost", f"{_name(write)}, acknowledged at {write.ended:.3f}, is neither there nor was it shown to a later writer",
                             write.operation, write.ended)  # fmt: skip
@@ -172,6 +175,12 @@ def _later(causality: Causality, key: KeyHistory, write: Write) -> set[str]:
     """The operations that win over this write. Where one comes within the same group the disk never holds the write by itself."""
     mine, operations = (causality.time_of(write), write.dot), {other.operation for other in key.writes}
     return {operation for dot, operation in causality.operation_of.items() if operation in operations and (causality.times.get(dot, 0), dot) > mine}
+
+
+def _may_be_gone(causality: Causality, write: Write) -> bool:
+    """Whether enough disks, or write buffers, lost their copy of the write: one that nobody was told is safe need not have had more. What it had replaced
+    is gone with it, where a token or another record rests on that."""
+    return disks_lost(causality, write) >= (write.required if write.outcome == ACKNOWLEDGED else 1)
 
 
 def _before(one: Write, other: Write) -> bool:

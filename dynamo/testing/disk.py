@@ -7,11 +7,13 @@ copy. A read that fails returns its error as a value, as storage engines do.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections.abc import Callable
 from random import Random
 
 from dynamo.errors import DynamoError, StorageFailed, StorageFull
 from dynamo.model.group import Group
 from dynamo.replication import operations
+from dynamo.storage.engine import Table as TableName
 
 Table = dict[bytes, bytes]
 
@@ -147,3 +149,32 @@ class Disk:
         """Go back to an old copy."""
         objects, hints, meta = copy
         self._objects, self._hints, self.meta, self.damaged = _Rows(dict(objects)), _Rows(dict(hints)), dict(meta), set()
+
+
+class DiskEngine:
+    """A Disk as the StorageEngine below a write buffer. Its commits are the simulator's to make fail, so these do not."""
+
+    synced = True
+
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+        self.read = disk.read
+
+    def read_meta(self, name: bytes) -> bytes | None:
+        return self._disk.meta.get(name)
+
+    def scan(self, table: TableName, start: bytes, stop: bytes | None, limit: int) -> list[tuple[bytes, bytes]]:
+        assert table != "meta", "no replica scans it"
+        return (self._disk.scan if table == "objects" else self._disk.scan_hints)(start, stop, limit)
+
+    def count(self, table: TableName) -> int:
+        return len(self._disk.objects if table == "objects" else self._disk.hints)
+
+    def refresh(self) -> None:
+        """Every read sees the newest."""
+
+    def commit(self, group: Group, entering: Callable[[], None] | None = None) -> None:
+        self._disk.apply(group)
+
+    def close(self) -> None:
+        """Nothing to let go of."""

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from math import log
 from typing import TYPE_CHECKING
 
-from dynamo.errors import StorageFailed
+from dynamo.errors import DynamoError, StorageFailed
 from dynamo.membership.members import Membership
 from dynamo.model import messages as m
 from dynamo.model.group import Group
@@ -18,7 +18,9 @@ from dynamo.model.member import LEFT, NORMAL, Member
 from dynamo.model.messages import Message, Source
 from dynamo.net.spread import Spread
 from dynamo.replication import ActorLease, Replica
-from dynamo.testing.disk import Disk
+from dynamo.replication.core import Scan
+from dynamo.replication.rows import Read
+from dynamo.testing.disk import Disk, Table
 from dynamo.testing.observer import WATCHED
 
 if TYPE_CHECKING:
@@ -86,9 +88,10 @@ class Node:
         membership.start(self.name, self.address, lease.actor, lease.lease_end, 1, status=NORMAL)
         self.disk.meta[b"actor"] = lease.encode()
         self.disk.meta[b"membership"] = membership.encode()
+        read, scan, scan_hints, durability = self._open()
         self.replica = Replica(
-            self.cluster.settings, self.node_id, self.cluster.definition, membership, lease, self.disk.read, self.disk.scan, self.disk.scan_hints,
-            self.world.stream(f"replica/{self.number}/{self.boots}"), self._wall_us, m.DURABILITY_SYNCED, self.disk.stored_operations(),
+            self.cluster.settings, self.node_id, self.cluster.definition, membership, lease, read, scan, scan_hints,
+            self.world.stream(f"replica/{self.number}/{self.boots}"), self._wall_us, durability, self.disk.stored_operations(),
         )  # fmt: skip
         self._spread = Spread(membership)
         self._flying, self._finished, self._inbox, self._draining, self.paused = None, False, [], False, False
@@ -97,6 +100,10 @@ class Node:
         self.world.note("boot", self.name, self.boots, "clean" if clean else "new actor", f"{lease.actor:016x}")
         self.cluster.started(self)
         self._pump()
+
+    def _open(self) -> tuple[Read, Scan, Scan, int]:
+        """What the replica reads through, and the durability it gives."""
+        return self.disk.read, self.disk.scan, self.disk.scan_hints, m.DURABILITY_SYNCED
 
     def crash(self, keep_group: bool) -> None:
         """Die. The group in flight may have reached the disk or not; nobody was told either way."""
@@ -145,6 +152,16 @@ class Node:
         if self.replica is not None:
             self._tick_at = _NEVER
             self._pump()
+
+    # --- what it holds --------------------------------------------------------------------------------------------------------------
+
+    def held(self, row_key: bytes) -> bytes | None:
+        """The encoded row as reads see it."""
+        return self.disk.objects.get(row_key)
+
+    def view(self) -> tuple[Table, Table]:
+        """Objects and hints as reads see them."""
+        return self.disk.objects, self.disk.hints
 
     # --- what goes in ---------------------------------------------------------------------------------------------------------------
 
@@ -225,6 +242,10 @@ class Node:
 
     def _begin_commit(self, writes: bool) -> None:
         """`writes`: what was sent at once has writes in it that only this group makes durable here."""
+        self.world.after(self._commit_s(writes), self._commit_ends, self.boots)
+
+    def _commit_s(self, writes: bool) -> float:
+        """How long the disk takes."""
         world, faults, rng = self.world, self.cluster.faults, self.rng
         delay = -log(1.0 - rng.random()) * faults.commit_s * self.disk.slow
         if world.fault_point("commit.slow", faults.commit_slow, rng):
@@ -236,7 +257,7 @@ class Node:
             delay = min(max(delay, 10.0 * (faults.delay_mean_s + faults.commit_s)), COMMIT_S_MAX)
             if world.fault_point("ambush.crash", 0.7, rng):
                 world.after(delay * rng.uniform(0.5, 1.0), self.cluster.nemesis.stop, self, False, self.boots, 0.85)
-        world.after(delay, self._commit_ends, self.boots)
+        return delay
 
     def _commit_ends(self, boot: int) -> None:
         self._complete(boot)
@@ -246,11 +267,7 @@ class Node:
         if boot != self.boots or self.replica is None or self._flying is None:
             return False
         group = self._flying[0]
-        error = self.disk.refusal()
-        failure = 1.0 if self._ambush_fails else self.cluster.faults.commit_failure
-        self._ambush_fails = False
-        if error is None and self.world.fault_point("commit.fail", failure, self.rng):
-            error = StorageFailed("a simulated I/O error")
+        error = self._commit_error()
         if error is not None:
             if self.paused:
                 self.world.after(0.05, self._commit_ends, boot)
@@ -265,6 +282,15 @@ class Node:
         else:
             self._report()
         return True
+
+    def _commit_error(self) -> DynamoError | None:
+        """What the disk says to what it was given."""
+        error = self.disk.refusal()
+        failure = 1.0 if self._ambush_fails else self.cluster.faults.commit_failure
+        self._ambush_fails = False
+        if error is None and self.world.fault_point("commit.fail", failure, self.rng):
+            error = StorageFailed("a simulated I/O error")
+        return error
 
     def _report(self) -> None:
         assert self._flying is not None and self.replica is not None

@@ -1,7 +1,8 @@
 """What only a simulation can see: the disks. Holds what nodes say against what they have, at the moment they say it.
 
 durable   a node vouches for (acknowledges, answers a read with) what its disk does not hold; or a client is told that a write is safe, or shown a
-          version, while fewer disks than that have ever held it (P8; DESIGN section 4, "before a commit only ...")
+          version, while fewer disks than that have ever held it (P8; DESIGN section 4, "before a commit only ..."). Of a node with a write buffer
+          that counts as its disk, unless more was asked of it, or something is deleted because the node has it
 dots      one actor gave one operation two dots
 dropped   a node deletes a row that one of its owners lacks, or a hint whose target lacks the row (DESIGN section 4)
 
@@ -59,9 +60,9 @@ class Observer:
         elif kind == m.READ:
             self._ask(node, message[1], message[2], message[3], b"")
         elif kind == m.REPLICATE_REPLY and message[2] == 0 and type(destination) is bytes:
-            self._vouches(node, destination, message[1], None)
+            self._vouches(node, destination, message[1], None, on_disk=message[4] > m.DURABILITY_BUFFERED)
         elif kind == m.READ_REPLY and message[2] == 0 and message[5] and type(destination) is bytes:
-            self._vouches(node, destination, message[1], message[5])
+            self._vouches(node, destination, message[1], message[5], on_disk=False)
         elif type(destination) is int:
             if kind == m.GET_REPLY:
                 self._shows(node, destination, message[1], 0, message)
@@ -82,8 +83,8 @@ class Observer:
                 del self._asked[old]
         self._asked[node.node_id, request_id] = bucket, key, record
 
-    def _vouches(self, node: Node, asker: bytes, request_id: int, shown: bytes | None) -> None:
-        """A node says that it holds a record."""
+    def _vouches(self, node: Node, asker: bytes, request_id: int, shown: bytes | None, on_disk: bool) -> None:
+        """A node says that it holds a record; on its disk, or, if it has a write buffer, at least in that."""
         asked = self._asked.get((asker, request_id))
         if asked is None:
             return
@@ -92,7 +93,7 @@ class Observer:
         row_key = self.cluster.row_key(bucket, key)
         if not record or row_key in node.disk.damaged or node.disk.unreadable or self._loss_counts(row_key):
             return
-        data = node.disk.objects.get(row_key)
+        data = node.disk.objects.get(row_key) if on_disk else node.held(row_key)
         held = b"" if data is None else _record_of(data)
         if not held and (node.number, row_key) in self._dropped:
             return  # it had the record, and in the same group dropped it because all owners have it too
@@ -115,7 +116,7 @@ class Observer:
         """Whether some disk holds what replaced the version; it was replaced in the very group that was to store it then."""
         row_key = self.cluster.row_key(bucket, key)
         lost = self._loss_counts(row_key)
-        return lost or any(self._covers(row_key, node.disk.objects.get(row_key), dot, time) for node in self.cluster.nodes.values())
+        return lost or any(self._covers(row_key, node.held(row_key), dot, time) for node in self.cluster.nodes.values())
 
     def _promises(self, node: Node, client: int, request_id: int, slot: int, reply: Message) -> None:
         """A client is told that its write is safe."""
@@ -128,7 +129,7 @@ class Observer:
         holders = self.holders.get(dot, 0)
         if holders.bit_count() < required:  # those that had a successor from the start never had the version itself
             for other in self.cluster.nodes.values():
-                data = other.disk.objects.get(row_key)
+                data = other.held(row_key)
                 if data is not None and self._covers(row_key, data, dot, 0):
                     holders |= 1 << other.number
         if holders.bit_count() < required and not self._loss_counts(row_key):
@@ -161,7 +162,7 @@ class Observer:
 
     def _drops(self, node: Node, row_key: bytes) -> None:
         """A node deletes a row: all its owners must hold what is in it, or, while the ring changes, some node."""
-        data = node.disk.objects.get(row_key)
+        data = node.held(row_key)
         if data is None or row_key in node.disk.damaged or self._loss_counts(row_key):
             return
         row = decode_row(row_key, data, verify=False)
@@ -178,7 +179,7 @@ class Observer:
     def _forgives(self, node: Node, hint: bytes) -> None:
         """A node deletes a hint: its target must hold the row it was for."""
         target, row_key = self.cluster.nodes.get(hint[:16]), hint[16:]
-        data = node.disk.objects.get(row_key)  # as it was sent; what this group changes is newer
+        data = node.held(row_key)  # as it was sent; what this group changes is newer
         if target is None or data is None or row_key in node.disk.damaged or is_hashed(row_key) or self._loss_counts(row_key):
             return
         row = decode_row(row_key, data, verify=False)
@@ -195,7 +196,7 @@ class Observer:
 
     @staticmethod
     def _holds(node: Node, row_key: bytes, record: bytes) -> bool:
-        """Whether a disk has the record, or one that came after it; a damaged row once was."""
+        """Whether a disk has the record, or one that came after it; a damaged row once was. A write buffer is no disk."""
         data = node.disk.objects.get(row_key)
         if data is None:
             return False
@@ -216,6 +217,18 @@ class Observer:
         for row_key in before:
             if before[row_key] != after.get(row_key):
                 self._lost_at[row_key] = self.cluster.world.now
+        self.cluster.history.add(LostCopies(node.name, frozenset(operations), self.cluster.world.now))
+
+    def buffer_lost(self, node: Node, before: dict[bytes, bytes | None]) -> None:
+        """A node died with rows in its write buffer: tell the history which writes it had and has no longer. What was said of them stands: it was
+        said of a buffer."""
+        after = node.disk.objects
+        operations = {
+            operation
+            for row_key, data in sorted(before.items())
+            for dot, operation, time in self._known.get(row_key, ())
+            if self._covers(row_key, data, dot, time) and not self._covers(row_key, after.get(row_key), dot, time)
+        }
         self.cluster.history.add(LostCopies(node.name, frozenset(operations), self.cluster.world.now))
 
     @staticmethod

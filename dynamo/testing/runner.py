@@ -88,7 +88,7 @@ class Report:
         return found[-_TRACE_LINES_MAX:]
 
 
-def build(seed: int, *, faults: Faults | None = None, nodes: int | None = None, log: bool = False) -> SimulatedCluster:
+def build(seed: int, *, faults: Faults | None = None, nodes: int | None = None, log: bool = False, buffered: bool = False) -> SimulatedCluster:
     """The cluster of a seed, with everything drawn that is not given."""
     drawn = Faults.draw(World(seed).stream("faults")) if faults is None else faults
     world = World(seed, log=log, forced=drawn.forced)
@@ -100,22 +100,27 @@ def build(seed: int, *, faults: Faults | None = None, nodes: int | None = None, 
     pinned = rng.choice((0.0, 0.5, 1.0))
     world.note("seed", seed, "faults:", drawn)
     world.note("cluster", f"nodes={count} n={definition.n} r={definition.r} w={definition.w} q={definition.partitions} clients={clients}", settings)
-    return SimulatedCluster(world, drawn, nodes=count, definition=definition, settings=settings, retry=retry, clients=clients, pinned=pinned)
+    return SimulatedCluster(
+        world, drawn, nodes=count, definition=definition, settings=settings, retry=retry, clients=clients, pinned=pinned, buffered=buffered,
+    )  # fmt: skip
 
 
-def run(seed: int, *, profile: Profile = FULL, faults: Faults | None = None, nodes: int | None = None, log: bool = False) -> Report:
-    """Run one seed: work under faults, heal, converge, judge."""
-    return run_history(seed, profile=profile, faults=faults, nodes=nodes, log=log)[0]
+def run(seed: int, *, profile: Profile = FULL, faults: Faults | None = None, nodes: int | None = None, log: bool = False, buffered: bool = False) -> Report:
+    """Run one seed: work under faults, heal, converge, judge. `buffered`: with nodes of that durability, whose crashes take their write buffers along;
+    what is drawn is the same, what happens is another history."""
+    return run_history(seed, profile=profile, faults=faults, nodes=nodes, log=log, buffered=buffered)[0]
 
 
-def run_history(seed: int, *, profile: Profile = FULL, faults: Faults | None = None, nodes: int | None = None, log: bool = False) -> tuple[Report, History]:
+def run_history(
+    seed: int, *, profile: Profile = FULL, faults: Faults | None = None, nodes: int | None = None, log: bool = False, buffered: bool = False
+) -> tuple[Report, History]:
     """The same, with the whole history."""
     block, collects = actor.LEASE_BLOCK, gc.isenabled()
     try:
         gc.disable()  # a run is short and makes next to no cycles; looking for them takes a tenth of its time
         # A lease of the usual million counters would never end here, and what happens at its end never be seen.
         actor.LEASE_BLOCK = World(seed).stream("lease").choice((4, 50, block))
-        cluster = build(seed, faults=faults, nodes=nodes, log=log)
+        cluster = build(seed, faults=faults, nodes=nodes, log=log, buffered=buffered)
         mix = Mix(cluster.world.stream("mix"))
         workers = [Worker(client, mix) for client in cluster.clients.values()]
         crashed: list[Violation] = []
@@ -188,10 +193,11 @@ def judge(cluster: SimulatedCluster, operations: int, crashed: list[Violation]) 
                   world.delivered, last_writes_lost(cluster.history), cluster.nemesis.counts, configuration, list(world.log or ()))  # fmt: skip
 
 
-def run_many(seeds: range | list[int], *, jobs: int = 1, profile: Profile = FULL) -> Iterator[Report]:
+def run_many(seeds: range | list[int], *, jobs: int = 1, profile: Profile = FULL, buffered: bool = False) -> Iterator[Report]:
     """Reports in the order of the seeds, made on so many cores."""
+    one = partial(run, profile=profile, buffered=buffered)
     if jobs <= 1:
-        yield from map(partial(run, profile=profile), seeds)
+        yield from map(one, seeds)
         return
     with ProcessPoolExecutor(jobs) as pool:
-        yield from pool.map(partial(run, profile=profile), seeds, chunksize=2)
+        yield from pool.map(one, seeds, chunksize=2)

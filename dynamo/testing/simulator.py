@@ -24,6 +24,7 @@ from dynamo.model.messages import Message, Source
 from dynamo.model.row import decode_row
 from dynamo.replication import Settings
 from dynamo.replication.quorum import needed
+from dynamo.testing.buffered import BufferedNode
 from dynamo.testing.checkers import Violation, place_text
 from dynamo.testing.client import SimulatedClient
 from dynamo.testing.events import World
@@ -43,10 +44,12 @@ class SimulatedCluster:
 
     def __init__(
         self, world: World, faults: Faults, *, nodes: int, definition: Cluster, settings: Settings, retry: RetryPolicy, clients: int,
-        pinned: float = 0.0,
+        pinned: float = 0.0, buffered: bool = False,
     ) -> None:  # fmt: skip
-        """`pinned`: share of clients that know only a few of the nodes, as clients with a short list of addresses do."""
+        """`pinned`: share of clients that know only a few of the nodes, as clients with a short list of addresses do. `buffered`: the durability of
+        all nodes; else it is `synced`."""
         self.pinned = pinned
+        self.buffered = buffered
         self.world = world
         self.faults = faults
         self.definition = definition
@@ -81,7 +84,7 @@ class SimulatedCluster:
     # --- nodes ------------------------------------------------------------------------------------------------------------------------
 
     def _make_node(self) -> Node:
-        node = Node(self, self._rng.randbytes(16), len(self.nodes))
+        node = (BufferedNode if self.buffered else Node)(self, self._rng.randbytes(16), len(self.nodes))
         self.nodes[node.node_id] = node
         self.addresses[node.address] = node
         return node
@@ -248,13 +251,13 @@ class SimulatedCluster:
         if len(views) > 1:
             found.append(Violation("converge", f"{len(views)} views of the membership", time=self.world.now))
         hopeless = set()
-        for key in sorted({key for node in live for key in node.disk.objects}):
+        for key in sorted({key for node in live for key in node.view()[0]}):
             if self._is_hopeless(key, live):
                 hopeless.add(key)
             else:
                 found.extend(self._differences_of(key, live))
         for node in live:
-            hints = [hint for hint, value in node.disk.hints.items() if (value[4:] or hint[16:]) not in hopeless]
+            hints = [hint for hint, value in node.view()[1].items() if (value[4:] or hint[16:]) not in hopeless]
             if hints:
                 found.append(Violation("converge", f"{node} still has {len(hints)} hints", time=self.world.now))
         return found
@@ -264,7 +267,7 @@ class SimulatedCluster:
         is the only one there is; or because a stand-in for its owners has a rotten row that does not even say any more which key it is of."""
         owners = self._owners(int.from_bytes(key[:2], "big"), self.places[key][0])
         rotten = [node for node in live if key in node.disk.damaged]
-        good = {node.node_id for node in live if key in node.disk.objects and key not in node.disk.damaged}
+        good = {node.node_id for node in live if node.held(key) is not None and key not in node.disk.damaged}
         unnamed = is_hashed(key) and any(node.node_id not in owners for node in rotten)
         return unnamed or (bool(rotten) and not good) or (good.isdisjoint(owners) and any(node.node_id in owners for node in rotten))
 
@@ -275,7 +278,7 @@ class SimulatedCluster:
         held: dict[bytes, list[str]] = {}
         place, damaged_rows = self.key_text(bucket, name), []
         for node in live:
-            data = node.disk.objects.get(key)
+            data = node.held(key)
             owned = node.node_id in owners
             if data is not None and not owned:
                 damaged = ", and damaged" if key in node.disk.damaged else ""
@@ -298,7 +301,7 @@ class SimulatedCluster:
 
     def values_of(self, node: Node, bucket: bytes, key: bytes) -> dict[str, bytes]:
         """The live values a node's disk holds of a key, by operation."""
-        data = node.disk.objects.get(self.row_key(bucket, key))
+        data = node.held(self.row_key(bucket, key))
         versions = records.versions(decode_row(self.row_key(bucket, key), data).record) if data is not None else ()
         return {version[3].hex(): version[7] for version in versions if not version[6]}
 
@@ -309,7 +312,7 @@ class SimulatedCluster:
             merged = b""
             place = self.row_key(bucket.encode(), self.key_bytes(key))
             for node in self.live():
-                data = node.disk.objects.get(place)
+                data = node.held(place)
                 try:
                     merged = records.merge(merged, decode_row(place, data).record) if data is not None else merged
                 except DynamoError:

@@ -277,7 +277,6 @@ def test_nobody_there_is_unavailable(run: Run) -> None:
         ("scan", "one", "two"),
         ("stats", "-o", "raw"),
         ("serve", "--durability", "perhaps"),
-        ("serve", "--durability", "buffered"),
         ("set", "k", "-5"),
         ("update", "k"),
         ("update",),

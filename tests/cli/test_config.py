@@ -26,7 +26,6 @@ from dynamo.errors import ConfigError
         ({"capacity": float("nan")}, "capacity"),
         ({"capacity": True}, "capacity"),
         ({"durability": "always"}, "durability"),
-        ({"durability": "buffered"}, "durability"),
         ({"n": 0}, "n"),
         ({"n": "3"}, "n"),
         ({"r": 4}, "r"),

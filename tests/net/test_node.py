@@ -50,7 +50,7 @@ async def status(address):
     return decode_document(reply[2])
 
 
-@pytest.mark.parametrize("durability", ["synced", "relaxed", "memory"])
+@pytest.mark.parametrize("durability", ["synced", "relaxed", "buffered", "memory"])
 def test_a_lone_node_serves_and_says_what_it_gave(tmp_path, durability):
     async def test():
         async with node(tmp_path / "n", name="alone", durability=durability) as one:

@@ -54,6 +54,8 @@ class Node:
 class Rig:
     """`nodes` replicas; `settle` runs messages to quiet, `pass_time` runs the timers."""
 
+    durability = m.DURABILITY_SYNCED
+
     def __init__(self, nodes: int = 3, buckets: dict[bytes, BucketDefinition] | None = None, **settings: Any) -> None:
         rng = random.Random(7)
         self.now = 100.0
@@ -77,7 +79,7 @@ class Rig:
         membership.start("n", "127.0.0.1:9", lease.actor, lease.lease_end, 1)
         node.replica = Replica(
             self.settings, node_id, self.cluster, membership, lease, node.objects.get,
-            lambda *a: node.scan(node.objects, *a), lambda *a: node.scan(node.hints, *a), rng, lambda: 1_700_000_000_000_000, m.DURABILITY_SYNCED,
+            lambda *a: node.scan(node.objects, *a), lambda *a: node.scan(node.hints, *a), rng, lambda: 1_700_000_000_000_000, self.durability,
             node.scan(node.meta, operations.PREFIX, operations.BEHIND_PREFIX, 1000),
         )  # fmt: skip
         node.up = True

@@ -13,6 +13,7 @@ import lmdb
 import pytest
 
 from dynamo.errors import ConfigError, StorageFailed
+from dynamo.storage.buffer import WriteBuffer
 from dynamo.storage.data_directory import META_CLEAN_STOP, META_FORMAT, DataDirectory
 from dynamo.storage.engine import Group
 from dynamo.storage.lmdb import LmdbEngine
@@ -350,6 +351,18 @@ def test_durability_picks_the_engine(tmp_path: Path, durability: str, synced: bo
     directory.close(clean=True)
 
 
+def test_a_buffer_is_over_a_synced_engine_and_flushed_with_the_clean_stop_or_without(tmp_path: Path) -> None:
+    for clean in (True, False):
+        directory = DataDirectory(tmp_path, "buffered")
+        engine = directory.engine
+        assert isinstance(engine, WriteBuffer) and isinstance(engine.engine, LmdbEngine) and engine.engine.synced
+        engine.commit(Group(1, objects={b"%d" % clean: b"v"}))
+        directory.close(clean)
+    directory = DataDirectory(tmp_path, "synced")
+    assert directory.clean is False and [key for key, _ in directory.engine.scan("objects", b"", None, 9)] == [b"0", b"1"]
+    directory.close(clean=True)
+
+
 def test_an_unknown_durability_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="'eventually' is not one of synced, relaxed, memory"):
+    with pytest.raises(ConfigError, match="'eventually' is not one of synced, relaxed, buffered, memory"):
         DataDirectory(tmp_path, "eventually")

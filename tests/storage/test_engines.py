@@ -12,11 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynamo.errors import DynamoError, StorageFailed
+from dynamo.storage.buffer import WriteBuffer
 from dynamo.storage.engine import Group, StorageEngine, Table
 from dynamo.storage.lmdb import LmdbEngine
 from dynamo.storage.memory import MemoryEngine
 
 ENGINES: dict[str, Callable[[Path], StorageEngine]] = {
+    "buffered": lambda path: WriteBuffer(LmdbEngine(str(path), synced=True)),
     "memory": lambda path: MemoryEngine(),
     "relaxed": lambda path: LmdbEngine(str(path), synced=False),
     "synced": lambda path: LmdbEngine(str(path), synced=True),

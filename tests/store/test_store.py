@@ -15,7 +15,7 @@ import pytest
 import dynamo
 
 
-@pytest.fixture(params=["memory", "relaxed", "synced"])
+@pytest.fixture(params=["memory", "buffered", "relaxed", "synced"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> dynamo.Store:
     with dynamo.open(tmp_path / "data", durability=request.param) as store:
         yield store
