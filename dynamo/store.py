@@ -90,11 +90,11 @@ class Store(Verbs):
             self._replica = self._start(m.DURABILITIES[durability])
             self._rows = StoredRows(self._replica.core, self._directory.engine.read)
             self._record, self._opener = self._rows.record, _Opener(self._rows)
+            engine = self._directory.engine
+            self._flushes = FlushThread(engine, self._driver) if isinstance(engine, WriteBuffer) else None
         except BaseException:
             self._directory.close(self._directory.clean)
             raise
-        engine = self._directory.engine
-        self._flushes = FlushThread(engine, self._driver) if isinstance(engine, WriteBuffer) else None
 
     def _start(self, durability: int) -> Replica:
         """Learn or make the store's identity, and make it durable before anything is minted."""

@@ -91,6 +91,7 @@ async def _serve(config: NodeConfig, stop_on_eof: bool) -> None:
                     stop.ready = True
                     # A request leaves no cycles behind, and what the node was started with stays: looking for cycles after every 700 objects
                     # takes some hundredth parts of its time. In a program that embeds a node this is for the program to decide.
+                    gc.collect()
                     gc.freeze()
                     gc.set_threshold(50_000, 20, 100)
                     write(f"ready node={node.name} address={node.address} cluster={UUID(bytes=node.cluster_id)}\n".encode())

@@ -93,7 +93,7 @@ class BufferedCommits:
         self._writer.give_way()  # a busy node would not let the thread say that the disk is done
         for _, error in self._writer.completed():
             self._flushing.written(error, self._clock())
-        if self._flushing.next_deadline <= self._clock():
+        if not self._closing and self._flushing.next_deadline <= self._clock():  # then nobody would write what a flush begins
             self._flushing.tick(self._clock())
         return self._flushing.completed()
 

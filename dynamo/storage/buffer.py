@@ -39,6 +39,7 @@ class _Changes:
         rows, grown = self.rows, 0
         for key, value in changes.items():
             before = rows.get(key, _MISSING)
+            rows[key] = value
             if before is _MISSING:
                 self._added.append(key)
                 grown += ROW_BYTES + len(key)
@@ -46,7 +47,6 @@ class _Changes:
                 grown -= len(before)  # type: ignore[arg-type]
             if value is not None:
                 grown += len(value)
-            rows[key] = value
         return grown
 
     def within(self, start: bytes, stop: bytes | None) -> list[bytes]:
@@ -109,7 +109,8 @@ class WriteBuffer:
     @property
     def dirty(self) -> bool:
         """Whether there is anything that no flush has taken yet."""
-        return self._young.size > 0
+        young = self._young
+        return bool(young.objects.rows or young.hints.rows or young.meta.rows)
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -174,14 +175,13 @@ class WriteBuffer:
         """Everything there is as one group, to be written to the engine, and `last` with it: a group that is not in the buffer, and will not be if
         the write fails."""
         assert self._flushing is None, "a flush is under way already"
-        layer = self._flushing = self._young
-        self._young = _Layer()
-        group = layer.as_group()
+        group = self._young.as_group()
         if last is not None:
             group.number = max(group.number, last.number)
             group.objects.update(last.objects)
             group.hints.update(last.hints)
             group.meta.update(last.meta)
+        self._flushing, self._young = self._young, _Layer()  # last: a Ctrl-C while the group was being made leaves all as it was
         return group
 
     def flush_done(self) -> None:
@@ -197,6 +197,10 @@ class WriteBuffer:
         self._young, self._flushing = older, None
         self.failure = error
 
+    def _take_back(self, error: DynamoError) -> None:
+        if self._flushing is not None:
+            self.flush_failed(error)
+
     def commit(self, group: Group, entering: Callable[[], None] | None = None) -> None:
         """Take the group in; with a flush of all there is, and this group, if it asks to be synced, the buffer is full or the last flush failed.
         Raises StorageFull or StorageFailed of that flush: then nothing of this group is visible, and all older ones are."""
@@ -206,11 +210,10 @@ class WriteBuffer:
                 entering()
             self._young.add(group)
             return
-        write = self.begin_flush(group)
         try:
-            self.engine.commit(write, entering)
+            self.engine.commit(self.begin_flush(group), entering)
         except BaseException as error:
-            self.flush_failed(error if isinstance(error, DynamoError) else StorageFailed("the flush was interrupted"))
+            self._take_back(error if isinstance(error, DynamoError) else StorageFailed("the flush was interrupted"))
             raise
         self.flush_done()
 
@@ -224,6 +227,8 @@ class WriteBuffer:
         if not self._closed:
             self._closed = True
             try:
+                # Whoever was to write a flush that is still under way did not tell how it ended: written once more it is the same.
+                self._take_back(StorageFailed("a flush was not finished"))
                 self.flush()
             finally:
                 self.engine.close()

@@ -11,7 +11,6 @@ import logging
 import os
 from threading import Event, Lock, Thread
 
-from dynamo.errors import StorageFailed, StorageFull
 from dynamo.storage.buffer import WriteBuffer
 from dynamo.storage.flushing import FLUSH_AFTER_S, RETRY_AFTER_S
 
@@ -60,14 +59,17 @@ class FlushThread:
             return True
         try:
             self._buffer.flush()
-        except (StorageFull, StorageFailed) as error:
+        except Exception as error:  # whatever it was: without this thread an idle store would keep its rows in memory
             _log.error("a flush failed, nothing is accepted until one succeeds: %s", error)
             self._dirty.set()
             return False
         return True
 
     def _at_exit(self) -> None:
-        if os.getpid() != self._pid or not self._lock.acquire(timeout=_EXIT_WAIT_S):
+        if os.getpid() != self._pid:
+            return
+        if not self._lock.acquire(timeout=_EXIT_WAIT_S):
+            _log.error("the store is busy as the program ends: what is in its write buffer is lost; close it first")
             return
         try:
             self._flush()

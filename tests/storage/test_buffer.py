@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynamo.errors import DynamoError, StorageFailed, StorageFull
+from dynamo.net.commits import BufferedCommits, InlineCommits
 from dynamo.storage.buffer import WriteBuffer
 from dynamo.storage.engine import Group, Table
 from dynamo.storage.flushing import FLUSH_AFTER_S, FLUSH_BYTES, PROMPT_AFTER_S, RETRY_AFTER_S, Flushing
@@ -317,3 +319,65 @@ def test_a_group_that_waits_behind_a_flush_that_fails_is_told() -> None:
     error = StorageFailed("no")
     harness.disk(2.0, error)
     assert harness.flushing.completed() == [(waiting, error)]
+
+
+# --- ends that come at a bad moment ----------------------------------------------------------------------------------------------
+
+
+class Inline:
+    """A commit thread that writes at once."""
+
+    def __init__(self, engine: Recorder) -> None:
+        self._inline = InlineCommits(engine)
+        self.submit, self.completed, self.close = self._inline.submit, self._inline.completed, self._inline.close
+
+    def give_way(self) -> bool:
+        return False
+
+
+def test_a_flush_that_comes_due_while_a_node_stops_is_not_begun_without_a_writer() -> None:
+    engine, now = Recorder(), [0.0]
+    buffer = WriteBuffer(engine)
+    commits = BufferedCommits(partial(Flushing, buffer), Inline(engine), engine, lambda: now[0])
+    commits.submit(put(1, a=b"1"))
+    assert [error for _, error in commits.completed()] == [None] and engine.read(b"a") is None
+    commits.close()
+    now[0] += 10 * FLUSH_AFTER_S
+    assert commits.completed() == []
+    buffer.close()
+    assert engine.written[-1].objects == {b"a": b"1"}
+
+
+def test_an_interrupt_while_a_flush_is_begun_leaves_the_rows_where_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Recorder()
+    buffer = WriteBuffer(engine)
+    buffer.commit(put(1, a=b"1"))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+
+        def interrupted(layer: object) -> Group:
+            raise KeyboardInterrupt
+
+        patch.setattr("dynamo.storage.buffer._Layer.as_group", interrupted)
+        buffer.flush()
+    buffer.close()
+    assert engine.written[-1].objects == {b"a": b"1"}
+
+
+def test_a_flush_that_nobody_finished_is_written_at_the_end() -> None:
+    engine = Recorder()
+    buffer = WriteBuffer(engine)
+    buffer.commit(put(1, a=b"1", b=b"1"))
+    buffer.begin_flush()
+    buffer.commit(put(2, b=b"2"))
+    buffer.close()
+    assert engine.written[-1].objects == {b"a": b"1", b"b": b"2"}
+
+
+def test_rows_are_owed_however_they_were_counted() -> None:
+    """A Ctrl-C may come between a row and its size."""
+    engine = Recorder()
+    buffer = WriteBuffer(engine)
+    buffer._young.objects.update({b"a": b"1"})
+    assert buffer.size == 0 and buffer.dirty
+    buffer.close()
+    assert engine.written[-1].objects == {b"a": b"1"}
