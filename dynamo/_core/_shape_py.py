@@ -1,11 +1,12 @@
-"""Whether the fields of a message have the types and bounds they should, in pure Python; a compiled twin `_shape_c` says the same of every input.
+"""Whether the fields of a message have the types and bounds they should, in pure Python; a compiled twin `_shape_c` says the same of any values.
 
     fields = Fields(first, [(types, low, high, nested), ...])
     at = fields.unfit(values)
 
 `values` is a decoded array: `first` integers (type and request id of a message; none in a nested array), then the fields, then what later versions
 may have appended, which is not looked at. `types` are the exact types a field may have, out of int, bytes, None's, str, bool and tuple. `low` and
-`high` bound an integer, or the length of bytes, text or an array. `nested(value)` judges what is in a field, last of all, and raises.
+`high` bound an integer, or the length of bytes, text or an array; a field of several types has no bounds, and int stands alone. `nested(value)`
+judges what is in a field, last of all, and raises.
 """
 
 from __future__ import annotations
