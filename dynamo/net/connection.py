@@ -35,7 +35,7 @@ class Connection:
 
     __slots__ = (
         "answer_bytes", "backlog", "decoder", "descriptor", "held_bytes", "mask", "node_id", "nonce", "number", "outbound", "output_bytes",
-        "over", "parts", "paused_at", "role", "sock", "source", "state", "unanswered", "unsent", "waiting_bytes",
+        "over", "parts", "paused_at", "role", "sent_bytes", "sent_seen", "sock", "source", "state", "unanswered", "unsent", "waiting_bytes",
     )  # fmt: skip
 
     def __init__(self, sock: socket.socket, number: int, decoder: FrameDecoder, *, outbound: bool) -> None:
@@ -54,6 +54,8 @@ class Connection:
         self.parts: list[bytes] = []  # frames to send
         self.unsent: memoryview | None = None  # what the socket did not take; goes before `parts`
         self.output_bytes = 0  # Invariant: the sum of both
+        self.sent_bytes = 0  # in all
+        self.sent_seen = -1  # of those, at the last look whether there is progress; -1: nothing waited then
         self.waiting_bytes = 0  # of those, what was left after the last `flush`, as last accounted for
         self.unanswered = 0  # requests of this client that the replica has and owes an answer
         self.answer_bytes = ANSWER_BYTES_FIRST  # of a large one among the recent answers
@@ -103,6 +105,7 @@ class Connection:
                 self.over = self.over or f"send: {error.strerror}"
                 return
             self.output_bytes -= sent
+            self.sent_bytes += sent
             if sent < len(self.unsent):
                 self.unsent = self.unsent[sent:]
                 return

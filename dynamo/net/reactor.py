@@ -125,6 +125,7 @@ class Reactor:
         self.doors.resolver = Resolver(nursery)
         nursery.start_soon(self._ticker.run)
         self.links.poll_set.start(nursery)
+        self.links.look_for_stalled(self._clock())
         self.wake()
         while True:
             await self.links.poll_set.wait()

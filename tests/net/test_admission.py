@@ -160,3 +160,33 @@ def test_a_step_gives_the_replica_two_milliseconds_of_work_and_timers_have_their
             assert 0 < reactor.counters["tick_late_us_max"] <= 1e6 * most * 1.05
 
     run(test)
+
+
+def test_a_client_that_stops_reading_is_cut_off_after_a_while_and_one_that_reads_is_not() -> None:
+    async def test() -> None:
+        echo, now = Echo(), [trio.current_time()]
+        echo.copies = 1_000_000
+        async with running(echo, clock=lambda: now[0]) as reactor:
+            stopped, slow = await greeted(reactor.address), await greeted(reactor.address)
+
+            async def look() -> None:
+                now[0] += reactor.limits.output_stall_s
+                reactor.call_soon(lambda _: None)
+                await trio.testing.wait_all_tasks_blocked()
+
+            for caller in (stopped, slow):
+                await caller.send(*[get(i) for i in range(4)])  # 3 MB each, more than the sockets hold
+            await trio.testing.wait_all_tasks_blocked()
+            assert all(link.waiting_bytes for link in reactor.links.by_descriptor.values())
+            await look()
+            assert not reactor.counters["connections_cut_off"]
+            assert (await slow.receive())[1] in range(4)
+            await trio.testing.wait_all_tasks_blocked()
+            await look()
+            assert reactor.counters["connections_cut_off"] == 1 and reactor.counters["connections"] == 1
+            assert sorted([(await slow.receive())[1] for _ in range(3)])
+            await look()
+            await look()
+            assert reactor.counters["connections_cut_off"] == 1  # who has nothing to take takes nothing
+
+    run(test)
