@@ -189,11 +189,24 @@ class PendingGet:
                 core.refuse(self.reply_to, Timeout("not enough replicas answered in time"))
             self._repair(core)
             return True
-        if not self.answered:
+        if not self.answered and not self._only_queued(core):
             self._ask_next(core)
+        elif not self.answered:
+            core.deadlines.add(core.now, min(core.now - self.started, max(self.deadline - core.now, 0.001)), self.request_id)
+            return False
         wait_s = min(max(core.settings.suspect_after_s, 0.001), max(self.deadline - core.now, 0.001))
         core.deadlines.add(core.now, wait_s, self.request_id)
         return False
+
+    def _only_queued(self, core: Core) -> bool:
+        """Whether the answers are late for the number of requests that are under way, and not for a peer that is gone: those asked have spoken since.
+        One more replica asked would be the later for all. With none under way that could answer, it is asked."""
+        fold = self.fold
+        if len(core.pending) <= core.settings.hedge_pending_max or core.now - self.started >= core.settings.suspect_after_s:
+            return False
+        if len(fold.replies) + len(fold.outstanding) < fold.required:
+            return False
+        return not any(node != core.node_id and core.liveness.silent_since(node, self.started) for node in fold.outstanding)
 
     def _settle(self, core: Core) -> bool:
         state = self.fold.state
