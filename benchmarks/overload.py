@@ -1,6 +1,6 @@
 """What a cluster does with more than it can: three nodes, real processes, N=3 R=W=2, the load generator of `dynamo bench` in closed loops.
 
-    python benchmarks/overload.py [--pairs 5] [--seconds 5]        --quick: in a minute and a half
+    python benchmarks/overload.py [--pairs 3] [--seconds 8]        some ten minutes; --quick in three
     python benchmarks/overload.py -o json                          {"rows": [{"name", "ratio", "low", "high"}, ...]}
 
 `goodput_x10_*`: requests that succeed a second with ten times the requests in flight of the peak, to that peak, in pairs that alternate: with as many
@@ -62,8 +62,9 @@ class Row:
 class Bench:
     """A cluster with its keys written, and loads on it."""
 
-    def __init__(self, addresses: list[str], pairs: int, seconds: float) -> None:
+    def __init__(self, addresses: list[str], pairs: int, seconds: float, pipelines: tuple[int, ...]) -> None:
         self.addresses = addresses
+        self.pipelines = pipelines
         self.pairs = pairs
         self._plan = Plan(tuple(addresses), "A", "uniform", keys=KEYS, seconds=seconds, warm_up_s=WARM_UP_S, processes=PROCESSES, load=False)
         run(replace(self._plan, pipeline=4, seconds=0.1, warm_up_s=0.0, load=True))
@@ -96,7 +97,7 @@ class Bench:
 
 
 def goodput(bench: Bench) -> Iterator[Row]:
-    peaks = {pipeline: bench.load(CONNECTIONS, pipeline).throughput for pipeline in PIPELINES}
+    peaks = {pipeline: bench.load(CONNECTIONS, pipeline).throughput for pipeline in bench.pipelines}
     pipeline = max(peaks, key=peaks.__getitem__)
     refused: list[str] = []
 
@@ -196,8 +197,9 @@ def hot_key(bench: Bench) -> Iterator[Row]:
 
 def main() -> int:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--pairs", type=int, default=5, choices=range(1, 1000), metavar="N")
-    options.add_argument("--seconds", type=float, default=5.0, help="of one turn")
+    options.add_argument("--pairs", type=int, default=3, choices=range(1, 1000), metavar="N")
+    options.add_argument("--seconds", type=float, default=8.0, help="of one turn")
+    options.add_argument("--pipeline", type=int, help="requests in flight on each connection at the peak, instead of looking for it")
     options.add_argument("--quick", action="store_true", help="two pairs of short turns")
     options.add_argument("--only", action="append", default=[], choices=("goodput", "timers", "slow_readers", "hot_key"))
     options.add_argument("--durability", choices=["synced", "relaxed", "memory"], default="relaxed")
@@ -208,7 +210,7 @@ def main() -> int:
     talk = sys.stderr if asked.output == "json" else sys.stdout
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="dynamo-overload-") as scratch, ServedCluster(scratch, 3, ("--durability", asked.durability)) as cluster:
-        bench = Bench(cluster.addresses, pairs, seconds)
+        bench = Bench(cluster.addresses, pairs, seconds, (asked.pipeline,) if asked.pipeline else PIPELINES)
         for section in (goodput, timers, hot_key, slow_readers):
             if asked.only and section.__name__ not in asked.only:
                 continue
