@@ -21,7 +21,7 @@ class DynamoError(Exception):
 
 
 class Unavailable(DynamoError):
-    """Too few nodes could take part. `required` were needed, `received` answered or could be reached. Retry, or lower r/w."""
+    """Too few nodes could take part: `required` were needed, `received` answered or could be reached; retry, or lower r/w. Or those asked are `busy`."""
 
     code = 1
 
@@ -29,6 +29,11 @@ class Unavailable(DynamoError):
         super().__init__(text or f"needed {required} nodes, had {received}", maybe_applied=maybe_applied)
         self.required = required
         self.received = received
+
+    @property
+    def busy(self) -> bool:
+        """Whether this was not for want of nodes, but of room at the one that was asked: it did nothing, and may have room a moment later."""
+        return self.required == 0
 
 
 class Timeout(DynamoError, TimeoutError):

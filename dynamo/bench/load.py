@@ -17,6 +17,7 @@ from time import perf_counter_ns
 
 from dynamo._core import histogram
 from dynamo.bench.protocols import Talk
+from dynamo.bench.resting import Resting
 from dynamo.bench.workloads import INSERT
 from dynamo.config import split_address
 from dynamo.errors import ConnectionFailed, Timeout
@@ -35,7 +36,7 @@ Draw = Callable[[], tuple[str, int]]
 class Connection:
     """One socket and its slots."""
 
-    __slots__ = ("free", "operations", "out", "since", "socket", "talk")
+    __slots__ = ("failures", "free", "operations", "out", "since", "socket", "talk")
 
     def __init__(self, address: str, talk: Talk, slots: int) -> None:
         """Connect and greet. Raises ConnectionFailed, Timeout, or what the other side refuses us with."""
@@ -43,6 +44,7 @@ class Connection:
         self.free = list(range(slots))
         self.since = [0] * slots  # when the operation of a slot began, or was due
         self.operations = [""] * slots
+        self.failures = [0] * slots  # in a row
         self.out = b""
         try:
             self.socket = socket.create_connection(split_address(address), timeout=CONNECT_TIMEOUT_S)
@@ -78,6 +80,7 @@ class Load:
         self._selector = selectors.DefaultSelector()
         self._nested = hasattr(self._selector, "fileno")
         self._latencies: dict[str, list[int]] = {}
+        self._resting: Resting[Connection] = Resting()
 
     def add(self, connection: Connection) -> None:
         """Use this connection too."""
@@ -174,7 +177,7 @@ class Load:
     def _step(self, wait_s: float) -> list[tuple[Connection, int]]:
         """Wait for answers and take them; returns how many slots of which connections they freed."""
         freed = []
-        wait_s = max(0.0, min(wait_s, 1.0))
+        wait_s = max(0.0, min(wait_s, self._resting.wait_s(perf_counter_ns())))
         if wait_s > 0.0 and self._nested:  # the poll set waits in whole milliseconds, `select` for it in microseconds
             select.select([self._selector], [], [], wait_s)
             wait_s = 0.0
@@ -184,6 +187,9 @@ class Load:
                 self._flush(connection)
             if events & selectors.EVENT_READ and (count := self._receive(connection)):
                 freed.append((connection, count))
+        for connection, slot in self._resting.rested(perf_counter_ns()):
+            connection.free.append(slot)
+            freed.append((connection, 1))
         self.progress()
         return freed
 
@@ -202,15 +208,18 @@ class Load:
             self._send(connection, more)
         for slot in done:
             operation = connection.operations[slot]
+            connection.failures[slot] = 0
             self.inserted += operation == INSERT
             latencies = self._latencies.setdefault(operation, [])
             latencies.append(now - connection.since[slot])
             if len(latencies) >= _BATCH:
                 self._record()
+        for slot in failed:
+            connection.failures[slot] += 1
+            self._resting.add(now, connection.failures[slot], connection, slot)
         connection.free += done
-        connection.free += failed
         self.answered += len(done) + len(failed)
-        return len(done) + len(failed)
+        return len(done)
 
     def _outstanding(self) -> bool:
         return any(len(connection.free) < len(connection.since) for connection in self._connections)
@@ -218,7 +227,11 @@ class Load:
     def _drain(self) -> None:
         """Wait for all answers. Raises Timeout: slots whose answers may come later cannot be used again."""
         give_up = perf_counter_ns() + int(DRAIN_TIMEOUT_S * _SECOND)
-        while self._outstanding():
+        while True:
+            for connection, slot in self._resting.rested():
+                connection.free.append(slot)
+            if not self._outstanding():
+                return
             if perf_counter_ns() > give_up:
                 raise Timeout(f"answers were missing {DRAIN_TIMEOUT_S:.0f} s after the end of the run")
             self._step(1.0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -90,10 +90,13 @@ class AsyncClient(AsyncVerbsOfDefault):
         if not request.elsewhere:
             asked.clear()
         order = [address for address in self._nodes.order(loop.now()) if address not in asked]
-        attempts = Attempts(request, order, self._retry, deadline)
+        attempts = Attempts(request, order, self._retry, deadline, random.random())
         revived: set[str] = set()
         while True:
             attempt = attempts.next(loop.now())
+            if attempt.pause_s:
+                with suppress(TimeoutError):
+                    await loop.until(loop.now() + attempt.pause_s, loop.event().wait)
             address, call = attempt.address, Call(loop.event())
             try:
                 reply = await self._attempt(loop, request, attempt, call)
@@ -112,7 +115,8 @@ class AsyncClient(AsyncVerbsOfDefault):
                 self._nodes.succeeded(address)
                 asked.add(address)
                 return reply
-            self._nodes.failed(address, loop.now())
+            if not attempts.was_busy:
+                self._nodes.failed(address, loop.now())
 
     async def _attempt(self, loop: Loop, request: Request, attempt: Attempt, call: Call) -> Message:
         """Ask one node once, within the time of the attempt."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from time import monotonic
+from random import random
+from time import monotonic, sleep
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -85,9 +86,12 @@ class Client(Verbs):
         pool = self._here()
         if not request.elsewhere:
             asked.clear()
-        attempts = Attempts(request, [address for address in pool.order() if address not in asked], self._retry, deadline)
+        order = [address for address in pool.order() if address not in asked]
+        attempts = Attempts(request, order, self._retry, deadline, random())
         while True:
             attempt = attempts.next(monotonic())
+            if attempt.pause_s:
+                sleep(attempt.pause_s)
             until = monotonic() + attempt.wait_s
             connection: Connection | None = None
             try:
@@ -108,7 +112,8 @@ class Client(Verbs):
                     pool.served(attempt.address)
                     asked.add(attempt.address)
                     return reply
-                pool.failed(attempt.address)
+                if not attempts.was_busy:
+                    pool.failed(attempt.address)
             finally:
                 if connection is not None:  # also when interrupted: a reply under way must not meet the next request
                     connection.close()

@@ -10,6 +10,8 @@ and stops when it is given a reply or an error. The rules:
 - A repeated write carries the same operation id: a node that meets it again answers with the same dot, so repeating is safe.
 - `maybe_applied` of the final error is the OR over all attempts (promise P10): an attempt counts unless it failed before a byte of it
   was sent or the node itself said that nothing was applied.
+- A node that is busy (Unavailable with `required` 0) did nothing and is well: the request goes to the next one at once, and when all were busy, to
+  one of them at a time after pauses that double, as long as there is time. It is not held against the node: all clients would turn to the others.
 - A node that failed is tried last for a while; the while is jittered and doubles, and when it is over one request goes to see, not all
   of them.
 """
@@ -56,6 +58,10 @@ class RetryPolicy:
     down_s: float = 0.5
     """How long a node that failed is tried last; doubles with each failure in a row, and is jittered by half either way."""
     down_s_max: float = 10.0
+    busy_pause_s: float = 0.02
+    """Wait before a request that every node was too busy for is tried again; doubles up to `busy_pause_s_max`, and is jittered by half either way.
+    Shorter finds room sooner, and makes nodes refuse where they should serve."""
+    busy_pause_s_max: float = 1.0
     elsewhere: tuple[type[DynamoError], ...] = ELSEWHERE
     """Errors that another node may not have. Every other one is the request's own fault and raised at once."""
 
@@ -93,11 +99,12 @@ def node_ms(wait_s: float) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """Try `address` until `wait_s` from now; tell the node `time_ms`."""
+    """Pause, then try `address` for `wait_s`; tell the node `time_ms`."""
 
     address: str
     wait_s: float
     time_ms: int
+    pause_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -151,7 +158,8 @@ class Attempts:
     # Invariant: `_maybe_applied` never goes back from True.
     """
 
-    def __init__(self, request: Request, addresses: Sequence[str], policy: RetryPolicy, deadline: float) -> None:
+    def __init__(self, request: Request, addresses: Sequence[str], policy: RetryPolicy, deadline: float, chance: float = 0.5) -> None:
+        """`chance`: from 0 to 1, drawn anew for each request, so that those that were refused together do not come back together."""
         self._request = request
         self._queue = deque(addresses)
         self._policy = policy
@@ -159,10 +167,22 @@ class Attempts:
         self._left = policy.attempts_max
         self._errors: list[tuple[str, DynamoError, bool]] = []  # address, error, whether the node itself sent it
         self._maybe_applied = False
+        self._busy: deque[str] = deque()  # nodes that had no room
+        self._pause_s = policy.busy_pause_s
+        self._jitter = 0.5 + chance
+        self.was_busy = False  # whether the last reply said so
 
     def next(self, now: float) -> Attempt:
         """The attempt to make now. Raises the request's final error when there is nothing left to try or no time."""
         remaining = self._deadline - now
+        if self._busy and not self._queue:
+            pause = self._pause_s * self._jitter
+            if pause < remaining:
+                self._pause_s = min(2 * self._pause_s, self._policy.busy_pause_s_max)
+                address, wait = self._busy.popleft(), remaining - pause
+                if self._busy:
+                    wait = min(wait / 2, self._policy.attempt_timeout_s)
+                return Attempt(address, wait, node_ms(wait), pause)
         if not self._queue or self._left <= 0 or remaining <= 0:
             raise self._final_error(timed_out=remaining <= 0)
         self._left -= 1
@@ -173,12 +193,16 @@ class Attempts:
 
     def answered(self, address: str, reply: Message) -> Message | None:
         """The reply, if it is the request's answer; None if another node should be asked. Raises the error that no node would spare us."""
+        self.was_busy = False
         if reply[0] == self._request.reply_kind:
             return reply
         if reply[0] != m.ERROR:
             self.failed(address, ProtocolError(f"{address} answered with message type {reply[0]}", maybe_applied=True))
             return None
         error = from_wire(*reply[2:7])
+        self.was_busy = isinstance(error, Unavailable) and error.busy
+        if self.was_busy:
+            self._busy.append(address)
         self._note(address, error, by_node=True)
         if not isinstance(error, self._policy.elsewhere):
             raise self._final_error()
@@ -197,7 +221,8 @@ class Attempts:
             raise self._final_error()
 
     def _note(self, address: str, error: DynamoError, *, by_node: bool) -> None:
-        self._errors.append((address, error, by_node))
+        if not any(met[0] == address and str(met[1]) == str(error) for met in self._errors):  # who is refused often does not keep each time
+            self._errors.append((address, error, by_node))
         self._maybe_applied |= self._request.writes and error.maybe_applied
 
     def _final_error(self, *, timed_out: bool = False) -> DynamoError:

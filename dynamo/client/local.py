@@ -11,7 +11,9 @@ from typing import Protocol
 
 import trio
 
+from dynamo.client import loop_trio
 from dynamo.client.core import Request, node_ms
+from dynamo.client.window import Window
 from dynamo.errors import Timeout, Unavailable, from_wire
 from dynamo.model import messages as m
 from dynamo.model.messages import Message
@@ -31,6 +33,8 @@ class LocalCalls:
         self._port = open_port(self._deliver)
         self._ids = count(1)
         self._waiting: dict[int, tuple[trio.Event, list[Message]]] = {}
+        self._window = Window(loop_trio)  # so many that the node has room for them: who asks for more waits here, in the task that asks
+        self._sizes: dict[int, int] = {}  # of the requests that the node has, also of those that nobody waits for any more
 
     async def call(self, request: Request, deadline: float) -> Message:
         """The reply to a request. May be cancelled.
@@ -39,16 +43,24 @@ class LocalCalls:
         """
         if request.elsewhere:
             raise Unavailable("this node is the only one that is asked")
-        remaining_s = deadline - trio.current_time()
-        if remaining_s <= 0:
+        if deadline <= trio.current_time():
             raise Timeout("no time was left to try")
         request_id, done, replies = next(self._ids), trio.Event(), list[Message]()
-        message = request.message(request_id, node_ms(remaining_s))
+        size = 0
         if request.writes:
-            encode(message)  # what fits into no frame could not be passed on to another node: ValueTooLarge, as over a socket
+            size = len(encode(request.message(request_id, 1)))  # what fits no frame could not be passed on either: ValueTooLarge, as over a socket
+        with trio.move_on_at(deadline) as entering:
+            await self._window.enter(size)
+        if entering.cancelled_caught:
+            raise Timeout("no time was left to try")
+        try:
+            self._port.send(request.message(request_id, node_ms(max(0.0, deadline - trio.current_time()))))
+        except BaseException:
+            self._window.leave(size)
+            raise
+        self._sizes[request_id] = size
         self._waiting[request_id] = done, replies
         try:
-            self._port.send(message)
             with trio.move_on_at(deadline):
                 await done.wait()
         finally:
@@ -62,6 +74,7 @@ class LocalCalls:
 
     def _deliver(self, message: Message) -> None:
         """A reply; one that nobody waits for any more is dropped."""
+        self._window.leave(self._sizes.pop(message[1]))
         waiting = self._waiting.get(message[1])
         if waiting is not None:
             done, replies = waiting

@@ -17,7 +17,6 @@ from dynamo.net.polling import READ, WRITE
 from dynamo.wire.frames import FrameDecoder
 
 RECEIVE_BYTES = 65_536
-WINDOW_MAX = 1024  # unanswered requests of one client
 ANSWER_BYTES_FIRST = 1024 * 1024  # what an answer is taken to have before there was one
 
 
@@ -36,7 +35,7 @@ class Connection:
 
     __slots__ = (
         "answer_bytes", "backlog", "decoder", "descriptor", "held_bytes", "mask", "node_id", "nonce", "number", "outbound", "output_bytes",
-        "over", "parts", "role", "sock", "source", "state", "unanswered", "unsent", "waiting_bytes",
+        "over", "parts", "paused_at", "role", "sent_bytes", "sent_seen", "sock", "source", "state", "unanswered", "unsent", "waiting_bytes",
     )  # fmt: skip
 
     def __init__(self, sock: socket.socket, number: int, decoder: FrameDecoder, *, outbound: bool) -> None:
@@ -55,10 +54,13 @@ class Connection:
         self.parts: list[bytes] = []  # frames to send
         self.unsent: memoryview | None = None  # what the socket did not take; goes before `parts`
         self.output_bytes = 0  # Invariant: the sum of both
+        self.sent_bytes = 0  # in all
+        self.sent_seen = -1  # of those, at the last look whether there is progress; -1: nothing waited then
         self.waiting_bytes = 0  # of those, what was left after the last `flush`, as last accounted for
         self.unanswered = 0  # requests of this client that the replica has and owes an answer
         self.answer_bytes = ANSWER_BYTES_FIRST  # of a large one among the recent answers
         self.backlog: list[Message] = []  # requests received beyond the window; while there are any, no more are read
+        self.paused_at = 0.0  # since when there is a backlog
         self.over = ""  # why this connection has to be closed; "" while it lives
 
     def receive(self) -> bytes | None:
@@ -77,7 +79,7 @@ class Connection:
 
     def room(self, output_bytes_max: int) -> int:
         """How many more requests may be given to the replica: so many that answers like the recent ones fit into half of the output allowed."""
-        return max(1, min(WINDOW_MAX, output_bytes_max // 2 // self.answer_bytes)) - self.unanswered
+        return max(1, output_bytes_max // 2 // self.answer_bytes) - self.unanswered
 
     def answered(self, frame_bytes: int) -> None:
         """A request got its answer, of this size."""
@@ -103,6 +105,7 @@ class Connection:
                 self.over = self.over or f"send: {error.strerror}"
                 return
             self.output_bytes -= sent
+            self.sent_bytes += sent
             if sent < len(self.unsent):
                 self.unsent = self.unsent[sent:]
                 return

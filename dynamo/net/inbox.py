@@ -15,6 +15,7 @@ from dynamo.model.messages import (
     NodeId,
     error_message,
 )
+from dynamo.net.admission import Admission, busy, expired, too_late
 from dynamo.net.connection import Connection, State
 from dynamo.net.driven import Batch
 from dynamo.net.handshake import Greeted, Handshake
@@ -40,13 +41,14 @@ class Inbox:
     """The receiving half of the reactor's step."""
 
     def __init__(
-        self, links: Links, handshake: Handshake, limits: Limits, admin: Admin, opened: Callable[[Connection, Greeted, float], None],
-        refused: Callable[[NodeId, DynamoError], None],
+        self, links: Links, handshake: Handshake, limits: Limits, admission: Admission, admin: Admin,
+        opened: Callable[[Connection, Greeted, float], None], refused: Callable[[NodeId, DynamoError], None],
     ) -> None:  # fmt: skip
         """`opened(connection, greeted, now)`: a HELLO exchange succeeded. `refused(node, error)`: a node we dialled turned us away."""
         self._links = links
         self._handshake = handshake
         self._limits = limits
+        self._admission = admission
         self._admin = admin
         self._opened = opened
         self._refused = refused
@@ -67,13 +69,13 @@ class Inbox:
             if connection.state is State.GREETING and messages:
                 self._greet(connection, messages.pop(0), now)
             if messages and connection.state is State.OPEN:
-                self._take(connection, messages, batch)
+                self._take(connection, messages, batch, now)
         except (ProtocolError, ConfigError) as error:
             self._turn_away(connection, error, now)
         else:
             self._links.account_input(connection)
 
-    def _take(self, connection: Connection, messages: list[Message], batch: Batch) -> None:
+    def _take(self, connection: Connection, messages: list[Message], batch: Batch, now: float) -> None:
         """Check messages of an open connection; all or none of a piece go on."""
         role, source = connection.role, connection.source
         check_all(messages, role)
@@ -85,7 +87,7 @@ class Inbox:
                 self._links.push(connection, self._admin_frame(message))
             else:
                 connection.backlog.append(message)
-        self.resume(connection, batch)
+        self.resume(connection, batch, now)
 
     def _admin_frame(self, message: Message) -> bytes:
         """The answer, or why there is none. Nothing that a client can ask for may raise further than here: it would end the node."""
@@ -94,21 +96,37 @@ class Inbox:
         except ValueTooLarge as error:
             return encode(error_message(message[1], error.code, str(error), False))
 
-    def resume(self, connection: Connection, batch: Batch) -> None:
-        """Give as many of a client's requests to the replica as the window lets through; the rest wait, and are not added to meanwhile."""
+    def resume(self, connection: Connection, batch: Batch, now: float) -> None:
+        """Give as many of a client's requests to the replica as the window of its answers lets through; the rest wait, and are not added to meanwhile.
+        What this node has no room for, or what waited too long, is refused."""
+        # Nothing was read since the backlog began, so all of it has waited at least so long.
+        waited_s = now - connection.paused_at if connection.paused_at else 0.0
         waiting = connection.backlog
         room = 0
         if connection.output_bytes <= self._limits.output_pause_bytes:
             room = max(0, connection.room(self._limits.output_bytes_max))
-        if room < len(waiting):
-            connection.backlog, waiting = waiting[room:], waiting[:room]
-        else:
-            connection.backlog = []
-        connection.unanswered += len(waiting)
-        source = connection.source
-        batch += [(source, message) for message in waiting]
+        looked_at, source, admission = 0, connection.source, self._admission
+        for message in waiting:
+            if waited_s and expired(message, waited_s):
+                self._refuse(connection, too_late(message))
+            elif room <= 0:
+                break
+            elif admission.enter(connection.unanswered):
+                room -= 1
+                connection.unanswered += 1
+                batch.append((source, message))
+            else:
+                self._refuse(connection, busy(message))
+            looked_at += 1
+        connection.backlog = waiting[looked_at:]
+        connection.paused_at = (connection.paused_at or now) if connection.backlog else 0.0
         if connection.backlog or not connection.mask & READ:
             self._links.watch(connection)
+
+    def _refuse(self, connection: Connection, answer: Message) -> None:
+        """Answer in place of the replica."""
+        self._admission.refused += 1
+        self._links.push(connection, encode(answer))
 
     def _greet(self, connection: Connection, message: Message, now: float) -> None:
         """The first message of a connection. Raises ProtocolError or ConfigError to turn it away."""

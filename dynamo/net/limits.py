@@ -36,6 +36,15 @@ class Limits:
     output_pause_bytes: int = 1 * MEBIBYTE
     """Unsent bytes at which no more of a client's requests are let in: it should first take the answers it has asked for."""
 
+    output_stall_s: float = 30.0
+    """A client that takes none of the output that waits for it for so long, or up to twice as long, is cut off: what is kept for it is within the
+    bounds, but of such clients there may be many."""
+
+    requests_in_flight_max: int = 512
+    """Requests of clients that the replica was given and owes an answer, over all connections; one connection may have as many as are free, so half of them at
+    most. Beyond it they are refused as busy, see `admission`. More admits longer queues, and answers that come after their client has gone; fewer
+    leaves a node waiting for its peers with nothing to do."""
+
     output_total_bytes_max: int = 512 * MEBIBYTE
     input_total_bytes_max: int = 256 * MEBIBYTE
     """The same over all connections: unsent output, and unfinished frames. The connection that passes the bound is closed."""

@@ -119,6 +119,18 @@ class Links:
         """The socket takes more output."""
         self._send(connection)
 
+    def look_for_stalled(self, now: float) -> None:
+        """Cut off the clients that took nothing of their output since the last look. Called once, it goes on by itself. (What a peer's silence means is
+        for TCP and the replica to say.)"""
+        for connection in self.by_descriptor.values():
+            if connection.waiting_bytes and connection.role != ROLE_PEER:
+                if connection.sent_seen == connection.sent_bytes:
+                    self._cut_off(connection, "has stopped reading")
+                connection.sent_seen = connection.sent_bytes
+            else:
+                connection.sent_seen = -1
+        self._timers.at(now + self._limits.output_stall_s, self.look_for_stalled)
+
     # --- in -----------------------------------------------------------------------------------------------------------------------
 
     def account_input(self, connection: Connection) -> None:

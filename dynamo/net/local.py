@@ -55,6 +55,12 @@ class LocalPorts:
         self._waiting.append((number, message))
         self._wake()
 
+    def answer(self, number: int, message: Message) -> None:
+        """The answer to a request that does not reach the replica."""
+        port = self._clients.get(number)
+        if type(port) is LocalPort:
+            port.deliver(message)
+
     def forget(self, number: int) -> None:
         """The port is closed."""
         self._clients.pop(number, None)

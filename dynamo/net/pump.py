@@ -13,6 +13,7 @@ from math import inf
 from dynamo.errors import ValueTooLarge
 from dynamo.model.group import Group
 from dynamo.model.messages import PUT_REPLY, Message, error_message
+from dynamo.net.admission import Admission
 from dynamo.net.commits import BufferedCommits, Commits
 from dynamo.net.connection import Connection
 from dynamo.net.driven import Batch, ReplicaLike
@@ -36,6 +37,7 @@ class Pump:
         refresh: Callable[[], None],
         links: Links,
         peers: Peers,
+        admission: Admission,
         frame_bytes_max: int,
         wake: Callable[[], None],
     ) -> None:
@@ -48,6 +50,7 @@ class Pump:
         self._refresh = refresh
         self._links = links
         self._peers = peers
+        self._admission = admission
         self._frame_bytes_max = frame_bytes_max
         self._wake = wake
         names = ("messages_out", "messages_too_large", "replies_dropped", "commits", "commits_failed", "flushes")
@@ -109,6 +112,7 @@ class Pump:
             if message is not last:
                 last, frame = message, b""
             if type(destination) is int:
+                self._admission.leave()
                 client = self.clients.get(destination)
                 if client is None:
                     self.counters["replies_dropped"] += 1

@@ -1,8 +1,10 @@
 """THE reactor: one Trio task that owns every data socket through one nested epoll, and steps the replica.
 
-A step: poll (at most 64 events), receive from each ready socket, decode whole batches, one `replica.receive`, `tick` when due, then what
-`take_ready` asks for in its order: messages, the commit group, messages after the commit; then one send per connection. It polls again up to four
-times or one millisecond before it returns to Trio, and stops taking in new events after two: beside it run the slow tasks of this process.
+A step: poll (at most 64 events), receive from each ready socket, decode whole batches, `replica.receive`, `tick` when due, then what
+`take_ready` asks for in its order: messages, the commit group, messages after the commit; then one send per connection. After two milliseconds it
+takes in no new events and gives the replica no more of the batch: timers and sending have their turn, and the next step begins with the rest, before
+it looks at any socket. So nothing piles up between the sockets and the replica, and nobody is passed over. It polls again up to four times or one
+millisecond before it returns to Trio: beside it run the slow tasks of this process.
 
 No Trio object per request or connection exists (each costs as much as the request's whole work); the price is that all of this is
 plain, synchronous code in which nothing may block. Commits that wait for a disk are on the commit thread, look-ups of names in a task,
@@ -19,8 +21,10 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from dynamo._core import histogram
 from dynamo.errors import DynamoError
 from dynamo.model.messages import ROLE_PEER, NodeId
+from dynamo.net.admission import Admission, busy
 from dynamo.net.commits import Commits
 from dynamo.net.connection import Connection, State
 from dynamo.net.doors import Doors
@@ -51,6 +55,8 @@ POLLS_MAX = 4
 POLLING_S = 0.001
 STEP_S = 0.002
 BATCH_MAX = 256  # messages at which a step takes in no more
+_LATENESS_BITS = 5  # off by at most 3 %
+SLICE = 16  # messages given to the replica between two looks at the clock
 
 
 class Reactor:
@@ -92,13 +98,14 @@ class Reactor:
         self.peers = Peers(self.doors, self.timers, self.limits, address_of, random, self._note_loss)
         handshake = Handshake(greeting, secret, known_lease, self.peers.live_nonce)
         self.doors.hello = encode(handshake.hello())
-        self._inbox = Inbox(self.links, handshake, self.limits, admin, self._opened, self._refused)
+        self._admission = Admission(self.limits.requests_in_flight_max)
+        self._inbox = Inbox(self.links, handshake, self.limits, self._admission, admin, self._opened, self._refused)
         self._admin = admin
         self._idle = idle
         self._lease_heard = lease_heard
         self._follow = follow
         self._clock = clock
-        self._pump = Pump(replica, commits(self.wake), refresh, self.links, self.peers, self.limits.frame_bytes_max, self.wake)
+        self._pump = Pump(replica, commits(self.wake), refresh, self.links, self.peers, self._admission, self.limits.frame_bytes_max, self.wake)
         self._ticker = Ticker(self.wake)
         self._local = LocalPorts(self._pump.clients, self.wake)
         self._called: list[Action] = []
@@ -107,6 +114,8 @@ class Reactor:
         self._drained: trio.Event | None = None
         self.refusals: dict[NodeId, DynamoError] = {}  # what nodes we dialled turned us away with, until they do not
         self._steps = self._messages_in = 0
+        self._untaken: Batch = []  # what the last step had no time to give to the replica
+        self._lateness = histogram.Histogram(_LATENESS_BITS)  # of ticks, in microseconds
 
     # --- the task -----------------------------------------------------------------------------------------------------------------
 
@@ -116,6 +125,7 @@ class Reactor:
         self.doors.resolver = Resolver(nursery)
         nursery.start_soon(self._ticker.run)
         self.links.poll_set.start(nursery)
+        self.links.look_for_stalled(self._clock())
         self.wake()
         while True:
             await self.links.poll_set.wait()
@@ -126,20 +136,22 @@ class Reactor:
         poll, clock = self.links.poll_set.poll, self._clock
         now = began = clock()
         for _ in range(POLLS_MAX):
-            events = poll(EVENTS_MAX)
-            if not events:
+            events = [] if self._untaken else poll(EVENTS_MAX)
+            if not events and not self._untaken:
                 break
             self._process(events, now)
             now = clock()
             if now - began > POLLING_S:
                 break
+        if self._untaken:
+            self.wake()
         deadline = self.replica.next_deadline
         self._ticker.by(min(self.timers.next, self._pump.next_deadline, inf if deadline is None else deadline))
 
     def _process(self, events: list[tuple[int, int]], now: float) -> None:
-        """One batch of events, to its end: everything it caused is committed or under way, and sent."""
+        """One batch of events, or what the last one left: everything that was taken of it is committed or under way, and sent."""
         self._steps += 1
-        batch = self._take_waiting(now)
+        batch, self._untaken = self._untaken or self._take_waiting(now), []
         accepting = False
         if self._passed_over:  # those the last batch had no time for come first, in their order, or the end of a full list would starve
             order = {descriptor: i for i, descriptor in enumerate(self._passed_over)}
@@ -164,11 +176,22 @@ class Reactor:
                 self._passed_over = [later for later, _ in events[i + 1 :]]
                 break
         if batch:
-            self._messages_in += len(batch)
-            self.replica.receive(batch, now)
-        self._settle(now)
+            self._give(batch, late)
+        self._settle(self._clock())
         if accepting:
             self.doors.accept(now)
+
+    def _give(self, batch: Batch, late: float) -> None:
+        """Have the replica take the batch, a slice at least; when it is late, the rest waits for the next step."""
+        taken = 0
+        while taken < len(batch):
+            now = self._clock()
+            if taken and now > late:
+                break
+            self.replica.receive(batch[taken : taken + SLICE], now)
+            taken += SLICE
+        self._untaken = batch[taken:]
+        self._messages_in += len(batch) - len(self._untaken)
 
     def _take_waiting(self, now: float) -> Batch:
         """The batch begins with what waited: requests for which a client's window has room again, and those from within the process."""
@@ -176,12 +199,16 @@ class Reactor:
         resumable, self.links.resumable = self.links.resumable, []
         for connection in resumable:
             if connection.state is State.OPEN and connection.backlog and not self.links.draining:
-                self._inbox.resume(connection, batch)
+                self._inbox.resume(connection, batch, now)
         for source, message in self._local.collect():
+            assert type(source) is int
             if message[0] in ADMIN:
-                self._pump.send([(source, answer_admin(self._admin, message))], now)
-            else:
+                self._local.answer(source, answer_admin(self._admin, message))
+            elif self._admission.enter(0):
                 batch.append((source, message))
+            else:
+                self._admission.refused += 1
+                self._local.answer(source, busy(message))
         return batch
 
     def _settle(self, now: float) -> None:
@@ -192,6 +219,8 @@ class Reactor:
         self.timers.run(now)
         deadline = self.replica.next_deadline
         if deadline is not None and now >= deadline:
+            if deadline > 0.0:  # which stands for as soon as may be, after a start
+                self._lateness.record(int((now - deadline) * 1e6))
             self.replica.tick(now)
         self._follow(now)
         while True:
@@ -208,7 +237,7 @@ class Reactor:
                     self.replica.peer_down(node_id, now)
         if self.links.resumable:
             self.wake()
-        if self._drained is not None and self._pump.in_flight is None and self._idle() and not self.links.unsent():
+        if self._drained is not None and not self._untaken and self._pump.in_flight is None and self._idle() and not self.links.unsent():
             self._drained.set()
 
     # --- connections that come and go ---------------------------------------------------------------------------------------------
@@ -269,6 +298,11 @@ class Reactor:
             "steps": self._steps,
             "messages_in": self._messages_in,
             **self._pump.counters,
+            "requests_in_flight": self._admission.in_flight,
+            "requests_refused_busy": self._admission.refused,
+            "ticks": self._lateness.count,
+            "tick_late_us_p99": self._lateness.quantile(0.99) if self._lateness.count else 0,
+            "tick_late_us_max": self._lateness.quantile(1.0) if self._lateness.count else 0,
             "connections": len(self.links.by_descriptor),
             "connections_accepted": self.doors.accepted,
             "connections_refused_full": self.doors.refused_full,

@@ -45,6 +45,7 @@ class Settings:
 
     fallback_after_s: float = 0.2  # a put short of W goes on to the next node; longer spares fallbacks, shorter spares latency
     hedge_after_s: float = 0.05  # a get short of R asks one more replica; a few times the usual latency
+    hedge_pending_max: int = 128  # with more requests in flight a late answer is that of a long queue, which hedging makes longer
     suspect_after_s: float = 1.0  # a peer silent this long under a request is passed over until it speaks
     heartbeat_interval_s: float = 0.5  # how often each peer is asked for a sign of life; what the failure detector learns from
     stall_s: float = 0.25  # a step so late says that this node was stopped: what clients asked meanwhile may be out of date

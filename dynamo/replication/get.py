@@ -190,11 +190,25 @@ class PendingGet:
                 core.refuse(self.reply_to, Timeout("not enough replicas answered in time"))
             self._repair(core)
             return True
+        wait_s = core.settings.suspect_after_s
         if not self.answered:
-            self._ask_next(core)
-        wait_s = min(max(core.settings.suspect_after_s, 0.001), max(self.deadline - core.now, 0.001))
+            if self._only_queued(core):
+                wait_s = core.now - self.started
+            else:
+                self._ask_next(core)
+        wait_s = min(max(wait_s, 0.001), max(self.deadline - core.now, 0.001))
         core.deadlines.add(core.now, wait_s, self.request_id)
         return False
+
+    def _only_queued(self, core: Core) -> bool:
+        """Whether the answers are late for the number of requests that are under way, and not for a peer that is gone: those asked have spoken since.
+        One more replica asked would be the later for all. With none under way that could answer, it is asked."""
+        fold = self.fold
+        if len(core.pending) <= core.settings.hedge_pending_max or core.now - self.started >= core.settings.suspect_after_s:
+            return False
+        if len(fold.replies) + len(fold.outstanding) < fold.required:
+            return False
+        return not any(node != core.node_id and core.liveness.silent_since(node, self.started) for node in fold.outstanding)
 
     def _settle(self, core: Core) -> bool:
         state = self.fold.state

@@ -369,5 +369,6 @@ def draw_settings(rng: Random) -> Settings:
         "repair_window": rng.choice((1, 4, 64)),
         "tree_slice_rows": rng.choice((1, 3, 512)),
         "tree_slice_s": rng.choice((0.01, 0.2)),
+        "hedge_pending_max": rng.choice((0, 128)),
     }
     return Settings(**drawn)

@@ -14,6 +14,7 @@ from dynamo.bench import Plan, run
 from dynamo.bench.generator import Generator
 from dynamo.bench.load import Connection, Load
 from dynamo.bench.protocols import RedisTalk
+from dynamo.bench.resting import Resting
 from dynamo.bench.workloads import INSERT, READ, UPDATE
 from dynamo.errors import ConfigError, ConnectionFailed, DynamoError, Timeout
 
@@ -146,3 +147,16 @@ def test_a_server_that_goes_away_ends_the_run() -> None:
         server.stop()
         with pytest.raises(DynamoError, match="connection"):
             load.closed(lambda: (READ, 1), 5.0)
+
+
+def test_who_fails_pauses_longer_each_time() -> None:
+    resting: Resting[str] = Resting()
+    for failures in (1, 2, 3, 20):
+        resting.add(0, failures, "c", failures)
+    assert 0.01 <= resting.wait_s(0) <= 0.03 and not resting.rested(10 * MS - 1)
+    assert next(slot for _, slot in resting.rested(30 * MS)) == 1
+    assert not [slot for _, slot in resting.rested(499 * MS) if slot == 20]
+    assert ("c", 20) in resting.rested() and resting.wait_s(0) == 1.0
+    with FakeRedis(refuses=b"key0000000003") as server, loaded(server, 1, 1) as load:
+        load.closed(lambda: (UPDATE, 3), 0.25)
+        assert 2 <= server.requests <= 6  # after 0, 20, 40, 80, 160 ms, each of them jittered

@@ -534,3 +534,20 @@ def test_the_asynchronous_client_imports_no_loop_it_does_not_run_on() -> None:
     code = "import sys, dynamo; dynamo.AsyncClient('h'); sys.exit(bool({'trio', 'asyncio', 'lmdb'} & set(sys.modules)))"
     environ = os.environ | {"PYTHONPATH": os.path.dirname(os.path.dirname(dynamo.__file__))}
     assert subprocess.run([sys.executable, "-c", code], env=environ, timeout=30).returncode == 0
+
+
+def test_a_client_waits_for_busy_nodes_and_holds_nothing_against_them(start: Start, loop: Any) -> None:
+    refusals = iter([error(Unavailable.code)] * 5)
+
+    def script(message: Message) -> Message:
+        return next(refusals, get_reply(b"v"))
+
+    nodes = [start(script), start(script)]
+
+    async def main() -> None:
+        async with client(*nodes) as c:
+            assert (await c.get("k")).value == b"v"
+            assert not c._nodes._troubled
+
+    loop.run(main)
+    assert sorted(len(node.requests) for node in nodes) == [3, 3]

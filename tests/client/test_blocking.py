@@ -409,3 +409,16 @@ def test_the_client_imports_no_trio() -> None:
     code = "import sys, dynamo; dynamo.Client('h'); sys.exit('trio' in sys.modules or 'lmdb' in sys.modules)"
     environ = os.environ | {"PYTHONPATH": os.path.dirname(os.path.dirname(dynamo.__file__))}
     assert subprocess.run([sys.executable, "-c", code], env=environ, timeout=30).returncode == 0
+
+
+def test_a_client_waits_for_busy_nodes_and_holds_nothing_against_them(start: Start) -> None:
+    refusals = iter([error(Unavailable.code)] * 5)
+
+    def script(message: Message) -> Message:
+        return next(refusals, get_reply(b"v"))
+
+    nodes = [start(script), start(script)]
+    with client(*nodes) as c:
+        assert c.get("k").value == b"v"
+        assert not c._pool._nodes._troubled
+    assert sorted(len(node.requests) for node in nodes) == [3, 3]

@@ -175,7 +175,7 @@ def test_maybe_applied_is_the_or_over_all_attempts_of_a_write(met: list[tuple[st
         if how == "seen":
             trying.failed(address, ConnectionFailed("broke", maybe_applied=applied))
         else:
-            trying.answered(address, error_reply(Unavailable("u", maybe_applied=applied)))
+            trying.answered(address, error_reply(Unavailable("u", required=2, maybe_applied=applied)))
     with pytest.raises(DynamoError) as raised:
         trying.next(0.0)
     assert raised.value.maybe_applied == (writes and any(applied for _, applied in met))
@@ -229,3 +229,52 @@ def test_failures_of_requests_that_were_under_way_together_count_once() -> None:
     for _ in range(10):
         known.failed("a", 0.0)
     assert down_for(known, 0.0) <= 1.75
+
+
+# --- nodes that are busy ----------------------------------------------------------------------------------------------------------------
+
+BUSY = error_reply(Unavailable("busy"))
+
+
+def test_a_request_goes_on_to_the_next_node_at_once_and_when_all_are_busy_after_pauses_that_double() -> None:
+    trying, now, tried, pauses = attempts(PUT, "abc", deadline=5.0), 0.0, "", []
+    with pytest.raises(Unavailable) as raised:
+        for _ in range(100):
+            attempt = trying.next(now)
+            now += attempt.pause_s
+            tried += attempt.address
+            pauses.append(attempt.pause_s)
+            assert 0 < attempt.wait_s <= 5.0 - now
+            assert trying.answered(attempt.address, BUSY) is None
+            assert trying.was_busy
+    assert tried.startswith("abcabcabc") and raised.value.busy and not raised.value.maybe_applied
+    assert pauses[:8] == [0, 0, 0, 0.02, 0.04, 0.08, 0.16, 0.32]
+    assert max(pauses) == POLICY.busy_pause_s_max and 3.0 < now < 5.0
+    assert str(raised.value).count("busy") <= 3
+
+
+@pytest.mark.parametrize("chance", [0.0, 0.99])
+def test_requests_that_were_refused_together_do_not_come_back_together(chance: float) -> None:
+    trying = Attempts(GET, ["a"], POLICY, 5.0, chance)
+    trying.answered(trying.next(0.0).address, BUSY)
+    attempt = trying.next(0.0)
+    assert (attempt.address, attempt.pause_s) == ("a", pytest.approx(0.02 * (0.5 + chance)))
+    assert attempt.wait_s == pytest.approx(5.0 - attempt.pause_s)
+
+
+def test_a_busy_node_is_asked_again_where_others_are_gone_and_answers() -> None:
+    trying = attempts(GET, "ab")
+    trying.answered(trying.next(0.0).address, BUSY)
+    trying.failed(trying.next(0.0).address, ConnectionFailed("gone"))
+    assert trying.next(0.0).address == "a"
+    reply = (m.GET_REPLY, 1, 1, 1, 3, b"", (), ())
+    assert trying.answered("a", reply) == reply and not trying.was_busy
+
+
+def test_too_few_nodes_is_not_busy() -> None:
+    trying = attempts(GET, "a")
+    trying.answered(trying.next(0.0).address, error_reply(Unavailable(required=2, received=1)))
+    assert not trying.was_busy
+    with pytest.raises(Unavailable) as raised:
+        trying.next(0.0)
+    assert not raised.value.busy

@@ -66,9 +66,8 @@ def test_the_window_follows_the_size_of_answers():
         for _ in range(100):
             connection.unanswered += 1
             connection.answered(100)
-        assert connection.room(bound) == 1024
+        assert connection.room(bound) > 10_000  # the node's own limit (`admission`) is what counts then
         connection.unanswered = 1000
-        assert connection.room(bound) == 24
         connection.answered(4 << 20)  # one large answer, and the window shuts
         assert connection.room(bound) == 2 - 999
         connection.unanswered = 0

@@ -64,6 +64,22 @@ def test_a_lone_node_serves_and_says_what_it_gave(tmp_path, durability):
     run(test)
 
 
+def test_a_thousand_tasks_of_the_same_process_wait_for_each_other(tmp_path):
+    async def test():
+        async with node(tmp_path / "n") as one:
+            await one.ready()
+            async with trio.open_nursery() as nursery:
+                for number in range(1000):
+                    nursery.start_soon(one.set, f"key-{number}", b"v")
+            assert one.metrics()["requests_refused_busy"] == 0 and one.metrics()["rows"] == 1000
+            with trio.CancelScope() as scope:  # whoever goes away leaves its place to others
+                scope.cancel()
+                await one.get("key-1")
+            assert (await one.get("key-1")).value == b"v"
+
+    run(test)
+
+
 def test_what_was_stored_is_there_after_a_restart_under_the_same_identity(tmp_path):
     async def test():
         known = actor = None
