@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Callable
 from random import Random
+from typing import NamedTuple
 
 from dynamo.errors import DynamoError, StorageFailed, StorageFull
 from dynamo.model.group import Group
@@ -41,6 +42,15 @@ class _Rows:
         first = bisect_left(keys, start)
         end = len(keys) if stop is None else bisect_left(keys, stop)
         return [(key, values[key]) for key in keys[first : min(end, first + limit)]]
+
+
+class Copy(NamedTuple):
+    """What was on a disk at one time."""
+
+    objects: Table
+    hints: Table
+    meta: Table
+    damaged: set[bytes]
 
 
 class Disk:
@@ -141,14 +151,14 @@ class Disk:
         """Forget everything."""
         self._objects, self._hints, self.meta, self.damaged = _Rows(), _Rows(), {}, set()
 
-    def copy(self) -> tuple[Table, Table, Table]:
-        """A copy, to be restored later."""
-        return dict(self.objects), dict(self.hints), dict(self.meta)
+    def copy(self) -> Copy:
+        """A copy, to be restored later. What was damaged then is damaged in it."""
+        return Copy(dict(self.objects), dict(self.hints), dict(self.meta), set(self.damaged))
 
-    def restore(self, copy: tuple[Table, Table, Table]) -> None:
+    def restore(self, copy: Copy) -> None:
         """Go back to an old copy."""
-        objects, hints, meta = copy
-        self._objects, self._hints, self.meta, self.damaged = _Rows(dict(objects)), _Rows(dict(hints)), dict(meta), set()
+        self._objects, self._hints = _Rows(dict(copy.objects)), _Rows(dict(copy.hints))
+        self.meta, self.damaged = dict(copy.meta), set(copy.damaged)
 
 
 class DiskEngine:

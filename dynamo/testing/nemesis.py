@@ -10,7 +10,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from dynamo.model.member import LEAVING, LEFT
-from dynamo.testing.disk import Table
+from dynamo.testing.disk import Copy
 from dynamo.testing.network import Link, split
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class Nemesis:
         self.losses_left = self.faults.losses_max
         self._joins_left = self.faults.late_joiners
         self._leaves_left = self.faults.leavers
-        self._backups: dict[bytes, tuple[Table, Table, Table]] = {}
+        self._backups: dict[bytes, Copy] = {}
         self._lossy: set[bytes] = set()  # nodes that a loss waits for
         self._rng = self.world.stream("nemesis")
 
