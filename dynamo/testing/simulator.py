@@ -19,7 +19,7 @@ from dynamo.errors import CorruptRecord, DynamoError
 from dynamo.model import messages as m
 from dynamo.model.cluster import BucketDefinition, Cluster
 from dynamo.model.key import is_hashed
-from dynamo.model.member import NORMAL, Member
+from dynamo.model.member import NORMAL, STATUSES, Member
 from dynamo.model.messages import Message, Source
 from dynamo.model.row import decode_row
 from dynamo.replication import Settings
@@ -34,6 +34,8 @@ from dynamo.testing.nemesis import Nemesis
 from dynamo.testing.network import Link, Network
 from dynamo.testing.node import Node
 from dynamo.testing.observer import Observer
+
+_LOOKS_AGAIN_S = 5.0  # after which an administrator looks whether a change stands
 
 _KINDS = {value: name for name, value in vars(m).items() if name.isupper() and isinstance(value, int) and name not in (
     "OWNER", "FALLBACK", "RECOVERING") and not name.startswith(("MODE_", "PURPOSE_", "DURABILITY_", "ROLE_"))}  # fmt: skip
@@ -108,7 +110,7 @@ class SimulatedCluster:
         return list(replica.core.membership.members.values())
 
     def administer(self, node_id: bytes, status: str) -> bool:
-        """An administrator changes a member's status, on some node that is up; False when there is none."""
+        """An administrator changes a member's status, on some node that is up, and looks later whether it stands; False when there is none."""
         up = [node for node in self.nodes.values() if node.replica is not None and not node.paused and node.node_id != node_id]
         up = [node for node in up if node.replica is not None and node_id in node.replica.core.membership.members]
         if not up:
@@ -117,7 +119,18 @@ class SimulatedCluster:
         assert node.replica is not None
         node.replica.core.membership.administer(node_id, status=status)
         self.world.note("administer", self.name_of(node_id), status, "on", node)
+        self.world.after(_LOOKS_AGAIN_S, self._see_to, node_id, status)
         return True
+
+    def _see_to(self, node_id: bytes, status: str) -> None:
+        """The node that was told may have died before it told anybody or had it on disk: nobody knows then, and it is done again."""
+        others = [node.replica.core.membership for node in self.nodes.values() if node.replica is not None and node.node_id != node_id]
+        found = [membership.members[node_id].status for membership in others if node_id in membership.members]
+        know = [STATUSES.index(known) >= STATUSES.index(status) for known in found]
+        if not any(know) and self.administer(node_id, status):
+            return
+        if not know or not all(know):
+            self.world.after(_LOOKS_AGAIN_S, self._see_to, node_id, status)
 
     def started(self, node: Node) -> None:
         """A node is up: connections to it and from it come about."""
