@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from dynamo._core import CORE
 from dynamo.bench import Measured, Plan, run
+from dynamo.bench.protocols import PEERS
 from dynamo.testing.cluster import ServedCluster
 
 
@@ -122,7 +123,8 @@ class Side:
         self._base = Plan(tuple(addresses), distribution="uniform", protocol=protocol, connections=size.connections, processes=size.processes,
                           keys=size.keys, seconds=size.seconds, warm_up_s=size.seconds / 4, load=False)  # fmt: skip
         self.generator_cpu = 0.0
-        run(replace(self._base, workload="get", pipeline=16, load=True, seconds=0.1))
+        pipeline = 1 if protocol in PEERS and not PEERS[protocol].PIPELINED else 16
+        run(replace(self._base, workload="get", pipeline=pipeline, load=True, seconds=0.1))
 
     def turn(self, workload: str, pipeline: int, *, rate: float = 0.0, times: int = 1) -> Measured:
         """Load the servers for `times` turns in one: as much as they take or, with a `rate`, so many operations a second. Raises RuntimeError if any

@@ -79,8 +79,7 @@ def test_dynamo_bench_at_a_constant_rate(running: Running) -> None:
 def test_the_comparison_with_peers(running: Running) -> None:
     found, said = running.printed("peers")
     expected = {"embedded_get_vs_lmdb", "set_many_vs_putmulti"}
-    if "SKIPPED against Redis" not in said:
-        expected.add("get_x1_vs_redis")
+    expected |= {f"get_x1_vs_{name.lower()}" for name in ("Redis", "memcached", "etcd") if f"SKIPPED against {name}" not in said}
     _sound(found["rows"], expected)
 
 
