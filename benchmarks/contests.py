@@ -1,4 +1,5 @@
-"""What `peers.py` and `figures.py` share: contests in turns, servers and the load on them, a row of a table, and the command line.
+"""What the tables of ratios and figures share (`peers.py`, `figures.py`, `write_buffer.py`, `overload.py`): contests in turns, servers and the
+load on them, a row of a table, and the command line.
 
 A row is the median of its rounds, with the least and the greatest beside it. Nothing here knows what is measured.
 """
@@ -16,10 +17,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dynamo._core import CORE
 from dynamo.bench import Measured, Plan, run
+from dynamo.bench.protocols import PEERS
 from dynamo.testing.cluster import ServedCluster
 
 
@@ -36,13 +38,14 @@ class Size:
     idle_connections: int = 5_000
     reads_a_second: float = 300.0  # beside a stopped node; few enough that the two that are left are not what is slow
     settled_s: float = 1.0  # after a change, for what it held up to be answered
+    patience_s: float = 135.0  # with clients that are to be cut off; 0: they are not waited for
     ring_nodes: int = 1_000
     ring_partitions: int = 65_536
 
 
 QUICK = Size(pairs=2, seconds=0.7, keys=10_000)
 SMOKE = Size(pairs=1, seconds=0.25, keys=1_000, processes=1, calls=1_000, connections=4, idle_connections=100, reads_a_second=50.0, settled_s=0.1,
-             ring_nodes=20, ring_partitions=1_024)  # fmt: skip
+             patience_s=0.0, ring_nodes=20, ring_partitions=1_024)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -62,10 +65,13 @@ class Bar(NamedTuple):
     limit: float
     least: bool = False  # whether more is better
 
+    def met(self, row: Row) -> bool:
+        """Whether the median is no worse."""
+        return row.ratio >= self.limit if self.least else row.ratio <= self.limit
+
     def said_of(self, row: Row) -> str:
         """The bar in words, and whether the median met it."""
-        met = row.ratio >= self.limit if self.least else row.ratio <= self.limit
-        return f"bar: at {'least' if self.least else 'most'} {number(self.limit)}, {'met' if met else 'MISSED'}"
+        return f"bar: at {'least' if self.least else 'most'} {number(self.limit)}, {'met' if self.met(row) else 'MISSED'}"
 
 
 Wanted = Callable[[str], bool]
@@ -122,14 +128,20 @@ class Side:
         self._base = Plan(tuple(addresses), distribution="uniform", protocol=protocol, connections=size.connections, processes=size.processes,
                           keys=size.keys, seconds=size.seconds, warm_up_s=size.seconds / 4, load=False)  # fmt: skip
         self.generator_cpu = 0.0
-        run(replace(self._base, workload="get", pipeline=16, load=True, seconds=0.1))
+        pipeline = 1 if protocol in PEERS and not PEERS[protocol].PIPELINED else 16
+        run(replace(self._base, workload="get", pipeline=pipeline, load=True, seconds=0.1))
 
     def turn(self, workload: str, pipeline: int, *, rate: float = 0.0, times: int = 1) -> Measured:
         """Load the servers for `times` turns in one: as much as they take or, with a `rate`, so many operations a second. Raises RuntimeError if any
         failed, or none was answered: there is no ratio to nothing."""
-        (measured,) = run(replace(self._base, workload=workload, pipeline=pipeline, rate=rate, seconds=times * self._base.seconds))
+        measured = self.load(workload, pipeline, rate=rate, seconds=times * self._base.seconds)
         if measured.errors or not measured.operations:
             raise RuntimeError(f"operations failed: {measured.errors or 'none was answered'}")
+        return measured
+
+    def load(self, workload: str, pipeline: int, **changes: Any) -> Measured:
+        """Load the servers for a turn, whatever comes of it. `changes`: of the plan, see `dynamo.bench.Plan`."""
+        (measured,) = run(replace(self._base, workload=workload, pipeline=pipeline, **changes))
         self.generator_cpu = max(self.generator_cpu, measured.cpu_s / measured.seconds / self._base.processes)
         return measured
 
@@ -160,19 +172,20 @@ def command_line(about: str) -> argparse.ArgumentParser:
     return options
 
 
-def measure_all(sections: Sequence[Section], asked: argparse.Namespace, bars: Mapping[str, Bar] | None = None) -> None:
-    """Measure the rows that were asked for and print them, each as soon as it is there."""
-    size = SMOKE if asked.smoke else QUICK if asked.quick else Size(asked.pairs, asked.seconds)
+def measure_all(sections: Sequence[Section], asked: argparse.Namespace, bars: Mapping[str, Bar] | None = None, *, quick: Size = QUICK) -> list[Row]:
+    """Measure the rows that were asked for and print them, each as soon as it is there. Returns them."""
+    size = SMOKE if asked.smoke else quick if asked.quick else Size(asked.pairs, asked.seconds)
     rows: list[Row] = []
     print(f"{CORE} core, Python {platform.python_version()}, {os.cpu_count()} processors, {platform.platform()}", file=sys.stderr)
     for section in sections:
         with tempfile.TemporaryDirectory(prefix="dynamo-benchmark-") as scratch:
             for row in section(size, Path(scratch), lambda name: not asked.only or any(name.startswith(only) for only in asked.only)):
                 rows.append(row)
-                bar = f"; {bars[row.name].said_of(row)}" if bars else ""
+                bar = f"; {bars[row.name].said_of(row)}" if bars and row.name in bars else ""
                 talk = sys.stderr if asked.output == "json" else sys.stdout
                 print(f"{row.name:28} {number(row.ratio):>9}  ({number(row.low)}-{number(row.high)})  {row.detail}{bar}", file=talk, flush=True)
     if not rows:
         sys.exit(f"nothing was measured: no row begins with {' or '.join(asked.only)}, or what it needs is not here")
     if asked.output == "json":
         print(json.dumps({"rows": [{"name": row.name, "ratio": row.ratio, "low": row.low, "high": row.high} for row in rows]}))
+    return rows

@@ -11,7 +11,7 @@ from time import monotonic, process_time
 from dynamo.bench.choosers import chooser, mixed
 from dynamo.bench.load import Connection, Load
 from dynamo.bench.plan import Measured, Plan
-from dynamo.bench.protocols import DynamoTalk, RedisTalk, Talk
+from dynamo.bench.protocols import PEERS, DynamoTalk, Talk
 from dynamo.bench.workloads import INSERT, WORKLOADS
 from dynamo.errors import ConfigError, DynamoError
 
@@ -61,8 +61,8 @@ class Generator:
 
     def _talk(self, address: str) -> Talk:
         plan = self._plan
-        if plan.protocol == "redis":
-            return RedisTalk(self._value)
+        if plan.protocol in PEERS:
+            return PEERS[plan.protocol](address, self._value)
         return DynamoTalk(address, self._value, operation_prefix=os.urandom(8), r=plan.r, w=plan.w)
 
     def _inserted(self, count: int) -> int:

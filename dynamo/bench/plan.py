@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from dynamo._core import histogram
 from dynamo.bench.choosers import DISTRIBUTIONS
+from dynamo.bench.protocols import PEERS, PROTOCOLS
 from dynamo.bench.workloads import SCAN, WORKLOADS
 from dynamo.errors import ConfigError
 
@@ -34,10 +35,13 @@ class Plan:
 
     def __post_init__(self) -> None:
         """Raises ConfigError for what cannot be run."""
-        if self.workload not in WORKLOADS or self.distribution not in ("", *DISTRIBUTIONS) or self.protocol not in ("dynamo", "redis"):
+        if self.workload not in WORKLOADS or self.distribution not in ("", *DISTRIBUTIONS) or self.protocol not in PROTOCOLS:
             raise ConfigError(f"there is no workload {self.workload!r}, key choice {self.distribution!r} or protocol {self.protocol!r}")
-        if self.protocol == "redis" and SCAN in WORKLOADS[self.workload].shares:
-            raise ConfigError(f"workload {self.workload} scans, and Redis has no scan that compares")
+        peer = PEERS.get(self.protocol)
+        if peer and SCAN in WORKLOADS[self.workload].shares:
+            raise ConfigError(f"workload {self.workload} scans, and {peer.NAME} has no scan that compares")
+        if peer and self.pipeline > 1 and not peer.PIPELINED:
+            raise ConfigError(f"a connection to {peer.NAME} takes one request at a time, not {self.pipeline}: use more connections instead")
         for name, least in (("connections", 1), ("pipeline", 1), ("keys", 1), ("runs", 1), ("processes", 1), ("value_bytes", 0)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} is at least {least}, not {getattr(self, name)}")

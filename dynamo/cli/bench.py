@@ -17,6 +17,7 @@ from dynamo.bench import report
 from dynamo.bench.choosers import DISTRIBUTIONS
 from dynamo.bench.plan import Plan
 from dynamo.bench.processes import run
+from dynamo.bench.protocols import PROTOCOLS
 from dynamo.bench.workloads import WORKLOADS
 from dynamo.cli import OK, installation
 from dynamo.cli.output import talk, write_json, write_table
@@ -44,7 +45,7 @@ def bench_command() -> None:
 @click.option("--workload", type=click.Choice(list(WORKLOADS)), default="B", show_default=True, help="What is done, after YCSB.")
 @click.option("--distribution", type=click.Choice(DISTRIBUTIONS), help="Which keys are met; by default as the workload has it.")
 @click.option("--at", "addresses", metavar="H:P,...", help="Running nodes. Without it a cluster is started for the run.")
-@click.option("--protocol", type=click.Choice(("dynamo", "redis")), default="dynamo", show_default=True, help="What the servers at --at speak.")
+@click.option("--protocol", type=click.Choice(PROTOCOLS), default="dynamo", show_default=True, help="What the servers at --at speak.")
 @click.option("--nodes", type=click.IntRange(1, 16), default=3, show_default=True, help="Of the cluster that is started.")
 @click.option("--n", type=click.IntRange(1, 16), default=3, show_default=True, help="Replicas, of the cluster that is started.")
 @click.option("--durability", type=click.Choice(("synced", "relaxed", "buffered", "memory")), default="synced", show_default=True, help="Likewise.")
@@ -67,8 +68,8 @@ def run_command(
     addresses: str | None, nodes: int, n: int, durability: str, data: Path | None, distribution: str | None, form: str, protocol: str, **chosen: Any
 ) -> int:
     """Run a load and report it."""
-    if protocol == "redis" and not addresses:
-        raise click.UsageError("--protocol redis needs --at: only clusters of dynamo are started here")
+    if protocol != "dynamo" and not addresses:
+        raise click.UsageError(f"--protocol {protocol} needs --at: only clusters of dynamo are started here")
     started = [name for name in ("nodes", "n", "durability", "data") if click.get_current_context().get_parameter_source(name) == ParameterSource.COMMANDLINE]
     if addresses and started:
         raise click.UsageError(f"--{started[0]} is for a cluster that is started here; --at names one that runs")

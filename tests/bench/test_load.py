@@ -26,7 +26,7 @@ def loaded(server: FakeRedis, connections: int = 2, pipeline: int = 4) -> Iterat
     load = Load()
     try:
         for _ in range(connections):
-            load.add(Connection(server.address, RedisTalk(b"value"), pipeline))
+            load.add(Connection(server.address, RedisTalk(server.address, b"value"), pipeline))
         yield load
     finally:
         load.close()
@@ -124,7 +124,8 @@ def test_the_newest_key_is_one_that_is_there() -> None:
 
 WRONG: list[dict[str, Any]] = [
     {"rate": float("nan")}, {"rate": float("inf")}, {"seconds": 0.0}, {"seconds": float("inf")}, {"workload": "Z"},
-    {"protocol": "redis", "workload": "E"}, {"keys": 0},
+    {"protocol": "redis", "workload": "E"}, {"keys": 0}, {"protocol": "memcached", "workload": "E"}, {"protocol": "etcd", "workload": "E"},
+    {"protocol": "etcd", "pipeline": 2}, {"protocol": "http"},
 ]  # fmt: skip
 
 

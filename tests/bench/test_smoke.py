@@ -22,9 +22,11 @@ NODES = ("--nodes", "1", "--n", "1", "--durability", "memory")
 COMMANDS = {
     "peers": [f"{BENCHMARKS}/peers.py", "--smoke", "--only", "get_x1_vs", "--only", "embedded", "--only", "set_many"],
     "figures": [f"{BENCHMARKS}/figures.py", "--smoke"],
+    "overload": [f"{BENCHMARKS}/overload.py", "--smoke", "--pipeline", "4"],
     "bench": ["-m", "dynamo", "bench", *NODES, "--rate", "200", "--seconds", "0.5", "--warm-up", "0", "--keys", "100", "--connections", "4", "--runs", "1"],
 }
 FIGURES = {"get_many_vs_gets", "tail_p999_vs_p50", "reads_one_stopped_p99", "idle_connection_bytes", "ring_assign_s", "ring_fullest", "ring_moves", "get_1k"}
+OVERLOAD = {"goodput_x10_pipelined", "goodput_x10_connections", "tick_late_p99_ms", "tick_late_max_ms", "beside_hot_key", "beside_slow_readers"}
 TIMEOUT_S = 90.0  # of a machine that is busy with all the other tests; alone it takes a tenth
 
 pytestmark = pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="the benchmarks are not beside these tests")
@@ -79,14 +81,19 @@ def test_dynamo_bench_at_a_constant_rate(running: Running) -> None:
 def test_the_comparison_with_peers(running: Running) -> None:
     found, said = running.printed("peers")
     expected = {"embedded_get_vs_lmdb", "set_many_vs_putmulti"}
-    if "SKIPPED against Redis" not in said:
-        expected.add("get_x1_vs_redis")
+    expected |= {f"get_x1_vs_{name.lower()}" for name in ("Redis", "memcached", "etcd") if f"SKIPPED against {name}" not in said}
     _sound(found["rows"], expected)
 
 
 def test_the_figures(running: Running) -> None:
     found, said = running.printed("figures")
     _sound(found["rows"], {name for name in FIGURES if f"SKIPPED {name}" not in said})
+
+
+def test_more_than_a_cluster_can_do(running: Running) -> None:
+    found, said = running.printed("overload")
+    _sound(found["rows"], OVERLOAD)
+    assert "SKIPPED slow_reader_cut_s" in said and "bar:" not in said
 
 
 def _sound(rows: list[dict[str, Any]], names: set[str]) -> None:

@@ -104,7 +104,12 @@ def test_the_table_and_comparisons(tmp_path: Path, capfd: pytest.CaptureFixture[
     ("arguments", "code", "said"),
     [
         (("--protocol", "redis"), 2, "needs --at"),
-        (("--protocol", "redis", "--at", "h:1", "--workload", "E"), 7, "no scan"),
+        (("--protocol", "redis", "--at", "h:1", "--workload", "E"), 7, "Redis has no scan"),
+        (("--protocol", "memcached"), 2, "memcached needs --at"),
+        (("--protocol", "memcached", "--at", "h:1", "--workload", "E"), 7, "memcached has no scan"),
+        (("--protocol", "etcd"), 2, "etcd needs --at"),
+        (("--protocol", "etcd", "--at", "h:1", "--workload", "E"), 7, "etcd has no scan"),
+        (("--protocol", "etcd", "--at", "h:1", "--pipeline", "2"), 7, "one request at a time"),
         (("--at", "127.0.0.1:1", "--nodes", "3"), 2, "--nodes is for a cluster that is started here"),
         (("--rate", "nan"), 7, "rate is a number"),
         (("--workload", "Z"), 2, "Invalid value"),

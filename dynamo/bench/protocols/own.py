@@ -1,16 +1,10 @@
-"""What goes over one connection of the load generator, sans-IO: dynamo's own protocol, and that of Redis, so that one generator measures both.
-
-A connection has numbered slots, each with at most one operation under way. `encode` makes the bytes of some operations; `feed` takes what was received
-and returns which slots are done, which failed, and what else has to be sent, for a read-modify-write is two requests.
-"""
+"""dynamo's own protocol, as the load generator speaks it: answers in any order, contexts that come back with writes, scans, siblings counted."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable
-from typing import Protocol
 
-from dynamo.bench.workloads import INSERT, MODIFY, READ, SCAN, SCAN_KEYS_MAX, UPDATE, key_of
+from dynamo.bench.workloads import MODIFY, READ, SCAN, SCAN_KEYS_MAX, key_of
 from dynamo.client import greeting
 from dynamo.errors import ProtocolError
 from dynamo.model import messages as m
@@ -19,26 +13,6 @@ from dynamo.wire.frames import ANSWER_ELEMENTS_MAX, FrameDecoder, encode, encode
 
 CONTEXTS_MAX = 10_000  # of a connection; the oldest goes first
 _TIME_MS = 5_000  # less than the generator waits for the last answers
-
-
-class Talk(Protocol):
-    """One connection's part of a protocol."""
-
-    reads: int  # answered
-    siblings: int  # in their answers
-    errors: dict[str, int]  # by text
-
-    def greeting(self) -> bytes:
-        """What is sent first; empty where nothing is."""
-
-    def greeted(self, data: bytes) -> bool:
-        """Take what was received before anything was asked; whether the connection is ready. Raises DynamoError."""
-
-    def encode(self, operations: Iterable[tuple[int, str, int]]) -> bytes:
-        """The requests of some (slot, operation, number of the key)."""
-
-    def feed(self, data: bytes) -> tuple[list[int], list[int], bytes]:
-        """(slots that are done, slots that failed, bytes to send). Raises ProtocolError for what is no answer."""
 
 
 class DynamoTalk:
@@ -133,69 +107,3 @@ class DynamoTalk:
         if key not in contexts and len(contexts) >= CONTEXTS_MAX:
             del contexts[next(iter(contexts))]
         contexts[key] = context
-
-
-class RedisTalk:
-    """To a Redis server, in RESP 2. Answers come in the order of the requests."""
-
-    def __init__(self, value: bytes) -> None:
-        self.reads = 0
-        self.siblings = 0  # a value that is there counts as one
-        self.errors: dict[str, int] = {}
-        self._value = b"$%d\r\n%b\r\n" % (len(value), value)
-        self._rest = b""
-        self._asked: deque[tuple[int, str, bytes]] = deque()
-
-    def greeting(self) -> bytes:
-        return b""
-
-    def greeted(self, data: bytes) -> bool:
-        return True
-
-    def encode(self, operations: Iterable[tuple[int, str, int]]) -> bytes:
-        parts = []
-        for slot, operation, number in operations:
-            key = key_of(number)
-            if operation in (READ, MODIFY):
-                parts.append(b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n" % (len(key), key))
-            elif operation in (UPDATE, INSERT):
-                parts.append(self._set(key))
-            else:
-                raise ValueError(f"Redis has no {operation} that compares")
-            self._asked.append((slot, operation, key))
-        return b"".join(parts)
-
-    def _set(self, key: bytes) -> bytes:
-        return b"*3\r\n$3\r\nSET\r\n$%d\r\n%b\r\n%b" % (len(key), key, self._value)
-
-    def feed(self, data: bytes) -> tuple[list[int], list[int], bytes]:
-        if self._rest:
-            data = self._rest + data
-        done: list[int] = []
-        failed: list[int] = []
-        more: list[bytes] = []
-        at = 0
-        while (end := data.find(b"\r\n", at)) >= 0:
-            kind, behind = data[at], end + 2
-            if kind == 36:  # $: a value of that length, or -1 for none
-                length = int(data[at + 1 : end])
-                if length >= 0:
-                    behind += length + 2
-                    if behind > len(data):
-                        break
-                    self.siblings += 1
-                self.reads += 1
-            elif kind == 45:  # -
-                text = data[at + 1 : end].decode(errors="replace")
-                self.errors[text] = self.errors.get(text, 0) + 1
-            elif kind != 43:  # +
-                raise ProtocolError(f"no answer of Redis to GET or SET begins with {data[at : at + 1]!r}")
-            at = behind
-            slot, operation, key = self._asked.popleft()
-            if operation == MODIFY and kind == 36:
-                self._asked.append((slot, UPDATE, key))
-                more.append(self._set(key))
-            else:
-                (failed if kind == 45 else done).append(slot)
-        self._rest = data[at:]
-        return done, failed, b"".join(more)
