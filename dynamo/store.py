@@ -26,6 +26,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from dynamo._core import record as records
+from dynamo._core import row as row_kernel
 from dynamo.api.codec import Codec, key_bytes
 from dynamo.api.context import Context
 from dynamo.api.result import Resolver, Result, Sibling, make_siblings
@@ -43,7 +44,8 @@ from dynamo.model.member import NORMAL
 from dynamo.model.messages import Message
 from dynamo.net import identity
 from dynamo.replication import ActorLease, Replica, Settings
-from dynamo.replication.stored import StoredRows
+from dynamo.replication.core import Core
+from dynamo.replication.stored import token_of
 from dynamo.storage.buffer import WriteBuffer
 from dynamo.storage.data_directory import DataDirectory
 from dynamo.storage.flush_thread import FlushThread
@@ -53,6 +55,7 @@ Name = tuple[bytes, bytes]  # bucket, key
 STRIPES = 64
 RECORD_FORMAT = 1
 _PAUSE_S = 0.05
+_read_record, _unopened = row_kernel.read_record, Result.unopened
 
 
 class _Process:
@@ -69,10 +72,37 @@ class _Process:
 _process = _Process()
 
 
-class Store(Verbs):
+class _Reads(Verbs):
+    """Gets of a store, or of one of its buckets."""
+
+    _store: Store
+
+    def get(self, key: Key, *, r: int | None = None, pr: int | None = None, resolver: Resolver | None = None, timeout: float | None = None) -> Result:
+        """Read the key: its siblings and the context that covers them. Absent keys are no error; the result says `found`."""
+        # Most gets are of a row that is there, sound and alone. To read it costs a few microseconds, as LMDB does, and to ask the replica a hundred. All of
+        # it is in this one function because a call of another costs a tenth of that.
+        store, place = self._store, self._place
+        driver = store._driver
+        if not (r is pr is timeout is resolver is place.codec is None and store._pid == _process.pid) or driver.locked():
+            return self._run(verbs.get(place, key, r, pr, resolver), timeout)
+        name = key if type(key) is bytes else key_bytes(key)
+        record = None
+        with driver:  # not acquire() and try: a Ctrl-C between the two would leave it locked
+            if not (store._closed or store._broken):
+                try:
+                    record = _read_record(store._engine.look, store._seed, store._partitions, place.bucket, name)
+                except store._engine.look_errors:
+                    store._engine.refresh()  # the request meets it again, or does not
+        if record is None:
+            return self._run(verbs.get(place, key, r, pr, resolver), timeout)
+        return _unopened(name, (store._opener, place.bucket, record), 1, place.resolver)
+
+
+class Store(_Reads):
     """A store in a directory, open in this process and no other. Made by `dynamo.open`."""
 
     def __init__(self, path: str | os.PathLike[str] | bytes, *, durability: str = "synced", timeout: float = 60.0) -> None:
+        self._store = self
         self._place = Place.named("default")
         self._timeout = seconds(timeout)
         self._pid = _process.pid
@@ -88,9 +118,9 @@ class Store(Verbs):
         self._directory = DataDirectory(path, durability)
         try:
             self._replica = self._start(m.DURABILITIES[durability])
-            self._rows = StoredRows(self._replica.core, self._directory.engine.read)
-            self._record, self._opener = self._rows.record, _Opener(self._rows)
-            engine = self._directory.engine
+            engine = self._engine = self._directory.engine
+            self._seed, self._partitions = self._replica.core.cluster.seed, self._replica.core.cluster.partitions
+            self._opener = _Opener(self._replica.core)
             self._flushes = FlushThread(engine, self._driver) if isinstance(engine, WriteBuffer) else None
         except BaseException:
             self._directory.close(self._directory.clean)
@@ -128,14 +158,6 @@ class Store(Verbs):
         )  # fmt: skip
 
     # --- the verbs ------------------------------------------------------------------------------------------------------------------
-
-    def get(self, key: Key, *, r: int | None = None, pr: int | None = None, resolver: Resolver | None = None, timeout: float | None = None) -> Result:
-        """Read the key: its siblings and the context that covers them. Absent keys are no error; the result says `found`."""
-        if r is None and pr is None and timeout is None:
-            result = self._get(self._place, key, resolver)
-            if result is not None:
-                return result
-        return self._run(verbs.get(self._place, key, r, pr, resolver), timeout)
 
     def update(self, key: Key, fn: Change, *, default: Any = MISSING, timeout: float | None = None) -> Context:
         """Read, apply `fn` to the list of live values, write what it returns. Atomic: no other write to the key comes between.
@@ -176,21 +198,6 @@ class Store(Verbs):
         return f"dynamo.open({self._directory.path!r}, durability={self._directory.durability!r})"
 
     # --- driving ------------------------------------------------------------------------------------------------------------------
-
-    def _get(self, place: Place, key: Key, resolver: Resolver | None) -> Result | None:
-        """The read of a row that is there, sound and alone, without the replica; None where that has to see to it. Most gets are that, and it costs
-        a few microseconds, as reading LMDB does, rather than a hundred."""
-        if self._pid != _process.pid or resolver is not None or place.codec is not None:
-            return None
-        name = key if type(key) is bytes else key_bytes(key)
-        driver = self._driver
-        if driver.locked():
-            return None
-        with driver:  # not acquire() and try: a Ctrl-C between the two would leave it locked
-            if self._closed or self._broken:
-                return None
-            record = self._record(place.bucket, name)
-        return None if record is None else Result.unopened(name, (self._opener, place.bucket, record), 1, place.resolver)
 
     def _run(self, verb: Verb[T], timeout: float | None) -> T:
         self._check_open()
@@ -326,12 +333,8 @@ class Store(Verbs):
 class _Opener:
     """Reads results of `get` out of their records."""
 
-    def __init__(self, rows: StoredRows) -> None:
-        self._rows = rows
-
-    def value_of(self, record: bytes) -> bytes | None:
-        """The value of a record that has just one version."""
-        return records.single_value(record)
+    def __init__(self, core: Core) -> None:
+        self._core = core
 
     def siblings_of(self, record: bytes) -> tuple[Sibling, ...]:
         """The live versions."""
@@ -339,7 +342,7 @@ class _Opener:
 
     def context_of(self, key: bytes, bucket: bytes, record: bytes) -> Context:
         """What covers all of it."""
-        return Context(self._rows.token(bucket, key, record))
+        return Context(token_of(self._core, bucket, key, record))
 
 
 class _Call:
@@ -360,20 +363,12 @@ class _OfThread(threading.local):
         self.updating: set[Name] = set()
 
 
-class StoreBucket(Verbs):
+class StoreBucket(_Reads):
     """The verbs on one bucket of a store. Made by `Store.bucket`. It has nothing of its own to close."""
 
     def __init__(self, store: Store, place: Place) -> None:
         self._store = store
         self._place = place
-
-    def get(self, key: Key, *, r: int | None = None, pr: int | None = None, resolver: Resolver | None = None, timeout: float | None = None) -> Result:
-        """Like `Store.get`."""
-        if r is None and pr is None and timeout is None:
-            result = self._store._get(self._place, key, resolver)
-            if result is not None:
-                return result
-        return self._run(verbs.get(self._place, key, r, pr, resolver), timeout)
 
     @property
     def name(self) -> str:

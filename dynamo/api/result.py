@@ -10,9 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from dynamo._core import record as records
 from dynamo.api.codec import Codec
 from dynamo.api.context import Context, Dot
 from dynamo.errors import ConflictError
+
+_new = object.__new__
+single_value = records.single_value  # of a record: its value, if that is all there is
 
 
 class Sibling(NamedTuple):
@@ -30,9 +34,6 @@ Resolver = Callable[[Sequence[Sibling]], Any]
 class Opener(Protocol):
     """Who makes the parts of a result when somebody looks at them; each twice, perhaps, if two threads do."""
 
-    def value_of(self, record: bytes) -> bytes | None:
-        """The value of a record with one version, a live one; None for others."""
-
     def siblings_of(self, record: bytes) -> tuple[Sibling, ...]: ...
 
     def context_of(self, key: bytes, bucket: bytes, record: bytes) -> Context: ...
@@ -42,11 +43,12 @@ class Result:
     """The answer of a read; immutable. Absent or deleted: `found` is False, `siblings` and `values` are empty, `value` is None; the context is
     still there, to be given to the write that creates the key anew. Equal are those of equal key, siblings, context and owners answered."""
 
-    __slots__ = ("_context", "_cursor", "_key", "_owners_answered", "_resolver", "_siblings", "_source")
+    __slots__ = ("_about", "_context", "_key", "_siblings", "_source")
 
     _siblings: tuple[Sibling, ...] | None
     _context: Context | None
     _source: tuple[Opener, bytes, bytes] | None
+    _about: tuple[int, Resolver | None, str | None]
 
     def __init__(
         self, key: bytes, siblings: tuple[Sibling, ...], context: Context, owners_answered: int, resolver: Resolver | None = None, cursor: str | None = None
@@ -55,19 +57,16 @@ class Result:
         self._siblings = siblings
         self._context = context
         self._source = None
-        self._owners_answered = owners_answered
-        self._resolver = resolver
-        self._cursor = cursor
+        self._about = owners_answered, resolver, cursor
 
-    @classmethod
-    def unopened(cls, key: bytes, source: tuple[Opener, bytes, bytes], owners_answered: int, resolver: Resolver | None) -> Result:
+    @staticmethod
+    def unopened(key: bytes, source: tuple[Opener, bytes, bytes], owners_answered: int, resolver: Resolver | None) -> Result:
         """A result that reads its siblings and its context out of a record when they are asked for. `source`: who can, the bucket, the record."""
-        self = cls.__new__(cls)
+        self = _new(Result)
         self._key = key
-        self._siblings = self._context = self._cursor = None
+        self._siblings = self._context = None
         self._source = source
-        self._owners_answered = owners_answered
-        self._resolver = resolver
+        self._about = owners_answered, resolver, None
         return self
 
     @property
@@ -98,17 +97,17 @@ class Result:
     @property
     def owners_answered(self) -> int:
         """How many of the key's owners stand behind this answer. A "not found" with 0 means that only stand-ins were asked."""
-        return self._owners_answered
+        return self._about[0]
 
     @property
     def resolver(self) -> Resolver | None:
         """What makes one value of several siblings."""
-        return self._resolver
+        return self._about[1]
 
     @property
     def cursor(self) -> str | None:
         """Given to another `scan`, goes on behind this key; url-safe text. None but for the results of a scan."""
-        return self._cursor
+        return self._about[2]
 
     def __eq__(self, other: object) -> bool:
         return self._compared() == other._compared() if isinstance(other, Result) else NotImplemented
@@ -123,7 +122,7 @@ class Result:
         return Result, (self.key, self.siblings, self.context, self.owners_answered, self.resolver, self.cursor)
 
     def _compared(self) -> tuple[Any, ...]:
-        return self._key, self.siblings, self.context, self._owners_answered
+        return self._key, self.siblings, self.context, self.owners_answered
 
     @property
     def found(self) -> bool:
@@ -142,9 +141,9 @@ class Result:
         Raises ConflictError, whose `.result` is this result, for several siblings without a resolver. Merge its `values` and put the merged
         value with its `context`, or read with `resolver=`.
         """
-        if self._siblings is None and self._source is not None:
-            opener, _, record = self._source
-            value = opener.value_of(record)
+        if self._siblings is None:
+            assert self._source is not None
+            value = single_value(self._source[2])
             if value is not None:
                 return value
         siblings = self.siblings

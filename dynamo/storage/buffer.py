@@ -93,9 +93,12 @@ class WriteBuffer:
 
     synced = False
 
+    look_errors: tuple[type[Exception], ...] = ()
+
     def __init__(self, engine: StorageEngine, bytes_max: int = BYTES_MAX) -> None:
         self.engine = engine
         self.bytes_max = bytes_max
+        self.look = self.read
         self.failure: DynamoError | None = None  # of the last flush
         self._young = _Layer()
         self._flushing: _Layer | None = None

@@ -46,6 +46,8 @@ class LmdbEngine:
     not ours, StorageFull on a full disk. Once the disk has failed a meta page, LMDB refuses everything until reopened.
     """
 
+    look_errors: tuple[type[Exception], ...] = (lmdb.Error,)
+
     def __init__(self, path: str, synced: bool, map_bytes: int = MAP_BYTES) -> None:
         self.synced = synced
         self._path = path
@@ -60,6 +62,7 @@ class LmdbEngine:
             self._environment.close()
             raise
         self._reader: lmdb.Transaction[bytes] | None = None
+        self.look: Callable[[bytes], bytes | None] = self._look_first
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -107,12 +110,17 @@ class LmdbEngine:
     def refresh(self) -> None:
         # py-lmdb has no reset and renew: a transaction that was aborted and let go of is the spare that begin() takes.
         reader, self._reader = self._reader, None
+        self.look = self._look_first
         if reader is not None:
             reader.abort()
 
     def _begin_reading(self) -> lmdb.Transaction[bytes]:
         self._reader = reader = self._environment.begin(self._objects)
+        self.look = reader.get
         return reader
+
+    def _look_first(self, row_key: bytes) -> bytes | None:
+        return self._begin_reading().get(row_key)
 
     # --- writing ------------------------------------------------------------------------------------------------------
 

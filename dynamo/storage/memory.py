@@ -51,9 +51,11 @@ class MemoryEngine:
     """A StorageEngine that forgets everything when the process ends."""
 
     synced = False
+    look_errors: tuple[type[Exception], ...] = ()
 
     def __init__(self) -> None:
         self._objects, self._hints, self._meta = _Rows(), _Rows(), _Rows()
+        self.look = self.read
 
     def read(self, row_key: bytes) -> bytes | DynamoError | None:
         return self._objects.rows.get(row_key)

@@ -165,10 +165,11 @@ class DiskEngine:
     """A Disk as the StorageEngine below a write buffer. Its commits are the simulator's to make fail, so these do not."""
 
     synced = True
+    look_errors: tuple[type[Exception], ...] = ()
 
     def __init__(self, disk: Disk) -> None:
         self._disk = disk
-        self.read = disk.read
+        self.read = self.look = disk.read
 
     def read_meta(self, name: bytes) -> bytes | None:
         return self._disk.meta.get(name)

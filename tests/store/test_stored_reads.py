@@ -108,17 +108,33 @@ def test_wrong_keys_are_refused_alike(store: Store) -> None:
 
 
 def test_what_is_damaged_or_unreadable_is_left_to_a_request(store: Store, requests: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    read = store._directory.engine.read
-    outcome: dict[str, Any] = {}
-    store._rows.__init__(store._replica.core, lambda key: outcome.get("returned", read(key)))  # type: ignore[misc]
-    monkeypatch.setattr(store, "_record", store._rows.record)
-    assert store.get("one").value == b"first" and not requests
-    row = read(store._replica.core.locate(b"default", b"one")[1])
+    engine = store._engine
+    row = engine.read(store._replica.core.locate(b"default", b"one")[1])
     assert isinstance(row, bytes)
-    for returned in (row[:-1], row[:9], b"", bytes([row[0] ^ 1]) + row[1:], row[:60] + bytes([row[60] ^ 1]) + row[61:], StorageFailed("broken")):
-        outcome["returned"] = returned
+
+    def looked(outcome: Any) -> int:
+        """How many requests a get makes that finds this at its first look."""
         requests.clear()
-        assert store.get("one").value == b"first" and len(requests) == 1  # the replica read it once more, and soundly
+        with monkeypatch.context() as patch:
+            patch.setattr(engine, "look", lambda key: outcome)
+            assert store.get("one").value == b"first"
+        return len(requests)
+
+    assert looked(row) == 0
+    for damaged in (row[:-1], row[:9], b"", bytes([row[0] ^ 1]) + row[1:], row[:60] + bytes([row[60] ^ 1]) + row[61:], StorageFailed("broken")):
+        assert looked(damaged) == 1  # the replica read it once more, and soundly
+
+
+def test_a_look_that_fails_is_left_to_a_request(tmp_path: Path) -> None:
+    with dynamo.open(tmp_path / "data", durability="relaxed") as store:
+        store.set("one", b"first")
+        engine = store._engine
+        assert store.get("one").value == b"first"
+        engine._reader.abort()  # type: ignore[attr-defined]
+        with pytest.raises(engine.look_errors):
+            engine.look(b"at")
+        assert store.get("one").value == b"first"
+        assert engine.look(store._replica.core.locate(b"default", b"one")[1])
 
 
 def test_a_damaged_row_is_an_error(tmp_path: Path) -> None:
