@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 import trio
 from rig import Echo, get, greeted, put, run, running
@@ -188,5 +190,29 @@ def test_a_client_that_stops_reading_is_cut_off_after_a_while_and_one_that_reads
             await look()
             await look()
             assert reactor.counters["connections_cut_off"] == 1  # who has nothing to take takes nothing
+
+    run(test)
+
+
+def test_a_client_that_reads_slowly_has_not_stopped() -> None:
+    """What it takes is less than makes room in this side's socket: the kernel asks for more only when a third of its buffer is free."""
+
+    async def test() -> None:
+        echo, now = Echo(), [trio.current_time()]
+        echo.copies = 1_000_000
+        async with running(echo, clock=lambda: now[0]) as reactor:
+            slow = await greeted(reactor.address)
+            slow.stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32_768)
+            await slow.send(*[get(i) for i in range(4)])
+            await trio.testing.wait_all_tasks_blocked()
+            for _ in range(6):
+                left = 200_000
+                while left:
+                    left -= len(await slow.stream.receive_some(left))
+                await trio.testing.wait_all_tasks_blocked()
+                now[0] += reactor.limits.output_stall_s
+                reactor.call_soon(lambda _: None)
+                await trio.testing.wait_all_tasks_blocked()
+                assert not reactor.counters["connections_cut_off"]
 
     run(test)
