@@ -216,3 +216,31 @@ def test_a_client_that_reads_slowly_has_not_stopped() -> None:
                 assert not reactor.counters["connections_cut_off"]
 
     run(test)
+
+
+def test_a_stop_answers_what_came_from_within_while_a_step_was_not_done() -> None:
+    async def test() -> None:
+        replies: list[m.Message] = []
+        answered_at_the_end: list[int] = []
+
+        def idle() -> bool:
+            answered_at_the_end.append(len(replies))
+            return True
+
+        class Asked(Slow):
+            def receive(self, batch, now):
+                super().receive(batch, now)
+                if batch[0][1][1] == 0:  # in the first of several steps
+                    port.send(get(7))
+                    nursery.start_soon(reactor.drain, 10.0)
+
+        asked = Asked()
+        limits = Limits(output_bytes_max=1 << 34)  # a wide window from the start
+        async with running(asked, clock=lambda: asked.time, idle=idle, limits=limits) as reactor, trio.open_nursery() as nursery:
+            port = reactor.open_local(replies.append)
+            caller = await greeted(reactor.address)
+            caller.stream.socket._sock.send(b"".join(reactor_module.encode(get(i)) for i in range(7 * 32)))
+            await asked.until(lambda: answered_at_the_end)
+            assert answered_at_the_end[0] == 1
+
+    run(test)
