@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dynamo.errors import DynamoError
+from dynamo.errors import DynamoError, StorageFull
 from dynamo.model import messages as m
 from dynamo.model.group import Group
 from dynamo.replication.core import Scan
@@ -93,6 +93,11 @@ class BufferedNode(Node):
             self.world.after(_RETRY_S, self._write_ends, boot)
         else:
             self._end_write(error)
+
+    def _commit_error(self) -> DynamoError | None:
+        """A full disk takes what only removes."""
+        error = super()._commit_error()
+        return None if isinstance(error, StorageFull) and self._writing is not None and self._writing.only_removes else error
 
     def _end_write(self, error: DynamoError | None) -> None:
         group, self._writing, self._written = self._writing, None, False
