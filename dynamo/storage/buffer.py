@@ -13,7 +13,7 @@ before what is older is written. Whoever removes them has made sure that they ar
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from dynamo.errors import DynamoError, StorageFailed
 from dynamo.model.group import Group
@@ -155,8 +155,12 @@ class WriteBuffer:
 
     def count(self, table: Table) -> int:
         changed = self.changed(table)
-        there = sum(bool(self.engine.scan(table, key, key + b"\0", 1)) for key in changed)
-        return self.engine.count(table) - there + sum(value is not None for value in changed.values())
+        return self.engine.count(table) - self.engine.count_of(table, changed) + sum(value is not None for value in changed.values())
+
+    def count_of(self, table: Table, keys: Collection[bytes]) -> int:
+        changed = self.changed(table)
+        there = [changed[key] is not None for key in keys if key in changed]
+        return sum(there) + self.engine.count_of(table, [key for key in keys if key not in changed])
 
     def refresh(self) -> None:
         self.engine.refresh()

@@ -7,7 +7,7 @@ copy. A read that fails returns its error as a value, as storage engines do.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from random import Random
 
 from dynamo.errors import DynamoError, StorageFailed, StorageFull
@@ -169,6 +169,10 @@ class DiskEngine:
 
     def count(self, table: TableName) -> int:
         return len(self._disk.objects if table == "objects" else self._disk.hints)
+
+    def count_of(self, table: TableName, keys: Collection[bytes]) -> int:
+        rows = self._disk.objects if table == "objects" else self._disk.hints
+        return sum(key in rows for key in keys)
 
     def refresh(self) -> None:
         """Every read sees the newest."""

@@ -54,6 +54,17 @@ def test_reads_and_scans_see_what_only_the_buffer_holds() -> None:
     assert buffer.count("objects") == 3 and buffer.count("hints") == 1
 
 
+def test_rows_are_counted_without_a_scan_of_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer = WriteBuffer(Recorder())
+    buffer.engine.commit(Group(0, objects={b"a": b"old", b"b": b"old"}))
+    buffer.commit(put(1, a=b"new", b=None, c=b"new"))
+    buffer.begin_flush()
+    buffer.commit(put(2, c=None, d=b"new", e=b"new"))
+    monkeypatch.setattr(MemoryEngine, "scan", None)
+    assert buffer.count("objects") == 3 and buffer.count("hints") == 0
+    assert buffer.count_of("objects", [b"a", b"b", b"c", b"d", b"x"]) == 2
+
+
 def test_what_is_being_flushed_is_still_seen_under_what_is_newer() -> None:
     buffer = WriteBuffer(Recorder())
     buffer.commit(put(1, a=b"1", b=b"1", c=b"1"))
