@@ -152,12 +152,13 @@ class Disk:
 
 
 class DiskEngine:
-    """A Disk as the StorageEngine below a write buffer. Its commits are the simulator's to make fail, so these do not."""
+    """A Disk as the StorageEngine below a write buffer. `refusal()`: the error that a commit fails with now."""
 
     synced = True
 
-    def __init__(self, disk: Disk) -> None:
+    def __init__(self, disk: Disk, refusal: Callable[[], DynamoError | None]) -> None:
         self._disk = disk
+        self._refusal = refusal
         self.read = disk.read
 
     def read_meta(self, name: bytes) -> bytes | None:
@@ -178,6 +179,9 @@ class DiskEngine:
         """Every read sees the newest."""
 
     def commit(self, group: Group, entering: Callable[[], None] | None = None) -> None:
+        error = self._refusal()
+        if error is not None:
+            raise error
         self._disk.apply(group)
 
     def close(self) -> None:
