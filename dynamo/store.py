@@ -83,7 +83,8 @@ class _Reads(Verbs):
         # it is in this one function because a call of another costs a tenth of that.
         store, place = self._store, self._place
         driver = store._driver
-        if not (r is pr is timeout is resolver is place.codec is None and store._pid == _process.pid) or driver.locked():
+        plain = r is None and pr is None and timeout is None and resolver is None and place.codec is None
+        if not plain or store._pid != _process.pid or driver.locked():
             return self._run(verbs.get(place, key, r, pr, resolver), timeout)
         name = key if type(key) is bytes else key_bytes(key)
         record = None

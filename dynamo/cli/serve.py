@@ -12,8 +12,8 @@ from uuid import UUID
 
 import click
 
-from dynamo.cli import OK, installation
-from dynamo.cli.output import write
+from dynamo.cli import OK, installation, open_files
+from dynamo.cli.output import talk, write
 from dynamo.config import DURABILITIES, NodeConfig, load
 from dynamo.errors import DynamoError
 
@@ -75,8 +75,10 @@ class _Stop:
 async def _serve(config: NodeConfig, stop_on_eof: bool) -> None:
     import trio
 
+    from dynamo.net.limits import Limits
     from dynamo.node import Node
 
+    too_few_files = open_files.provide_for(Limits().connections_max)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)  # what the receiver leaves behind: a second request to stop must not kill what is stopping
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
@@ -94,6 +96,8 @@ async def _serve(config: NodeConfig, stop_on_eof: bool) -> None:
                     gc.collect()
                     gc.freeze()
                     gc.set_threshold(50_000, 20, 100)
+                    if too_few_files is not None:
+                        talk(f"dynamo: {too_few_files}")
                     write(f"ready node={node.name} address={node.address} cluster={UUID(bytes=node.cluster_id)}\n".encode())
                     await stop.asked.wait()
             nursery.cancel_scope.cancel()

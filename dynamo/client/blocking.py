@@ -2,7 +2,7 @@
 
 Each request takes a connection out of a pool, or opens one, and puts it back; so as many requests are in flight as there are threads
 asking, and a thread that waits for a slow node holds up nobody. What to try, and when to give up, is decided in `core`; this is the
-shell that does it.
+shell that does it. A node that failed is asked to greet before a request is sent to it (`Pool.probe_s`).
 """
 
 from __future__ import annotations
@@ -88,14 +88,17 @@ class Client(Verbs):
             asked.clear()
         order = [address for address in pool.order() if address not in asked]
         attempts = Attempts(request, order, self._retry, deadline, random())
+        probe_s = pool.probe_s(order)
         while True:
             attempt = attempts.next(monotonic())
             if attempt.pause_s:
                 sleep(attempt.pause_s)
-            until = monotonic() + attempt.wait_s
+            now = monotonic()
+            until = now + attempt.wait_s
             connection: Connection | None = None
             try:
-                connection = pool.take(attempt.address, until)
+                wait_s, probe_s = probe_s, None
+                connection = pool.take(attempt.address, until) if wait_s is None else pool.probe(attempt.address, min(until, now + wait_s))
                 reply = connection.exchange(request, attempt.time_ms, until)
             except DynamoError as error:
                 # A connection that served before may have died of a restart of its node long ago; that says nothing about the node now.

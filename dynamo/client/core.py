@@ -147,6 +147,10 @@ class Nodes:
         """The node answered."""
         self._troubled.pop(address, None)
 
+    def failing(self, address: str) -> bool:
+        """Whether the node failed and has not answered since."""
+        return address in self._troubled
+
     def _span(self, trouble: _Trouble) -> float:
         span = min(self._policy.down_s * (1 << min(trouble.failures - 1, 16)), self._policy.down_s_max)
         return span * (0.5 + self._random.random())

@@ -18,6 +18,7 @@ from dynamo.client.core import Nodes, RetryPolicy
 from dynamo.client.greeting import same_cluster
 
 IDLE_PER_NODE_MAX = 64
+PROBE_S_MIN, PROBE_TIMES = 0.05, 4  # a node that failed may take so long to greet, or so many times as long as it did before
 
 
 class Pool:
@@ -30,6 +31,8 @@ class Pool:
         self._lock = threading.Lock()
         self._nodes = Nodes(addresses, policy, random.Random())
         self._idle: dict[str, list[Connection]] = {address: [] for address in addresses}
+        self._greeted_s: dict[str, float] = {}  # how long each node took to connect and greet, the last time
+        self._probes: dict[str, int] = {}  # how often a node that failed did not greet in time, in a row
         self._cluster_id = b""
         self._closed = False
 
@@ -37,6 +40,24 @@ class Pool:
         """The addresses in the order to try them in now."""
         with self._lock:
             return self._nodes.order(monotonic())
+
+    def probe_s(self, order: list[str]) -> float | None:
+        """How long the first node may take to greet before a request is sent to it, if it failed and another is there that did not; else None. A stopped
+        process accepts connections and says nothing: whoever goes to see need not wait for it as for an answer, nor leave a write there."""
+        with self._lock:
+            first, *others = order or [""]
+            known = self._greeted_s.get(first)
+            if known is None or not self._nodes.failing(first) or all(map(self._nodes.failing, others)):
+                return None
+            # Longer each time: the way there may have become slower than it used to be.
+            wait = max(PROBE_S_MIN, PROBE_TIMES * known) * (1 << min(self._probes.get(first, 0), 16))
+            return min(wait, self._policy.attempt_timeout_s)
+
+    def probe(self, address: str, deadline: float) -> Connection:
+        """A new connection to a node that failed: that it greets says that it is there. Raises what opening one raises."""
+        with self._lock:
+            self._probes[address] = self._probes.get(address, 0) + 1  # until it has greeted
+        return self._open(address, deadline)
 
     def take(self, address: str, deadline: float) -> Connection:
         """An idle connection to the node that is still good, or a new one. Raises what opening one raises."""
@@ -48,8 +69,14 @@ class Pool:
             if not connection.is_stale():
                 return connection
             connection.close()
+        return self._open(address, deadline)
+
+    def _open(self, address: str, deadline: float) -> Connection:
+        began = monotonic()
         connection = Connection(address, deadline, self._cluster_id)
         with self._lock:
+            self._greeted_s[address] = monotonic() - began
+            self._probes.pop(address, None)
             known = self._cluster_id = self._cluster_id or connection.cluster_id
         if (error := same_cluster(address, connection.cluster_id, known)) is not None:
             connection.close()

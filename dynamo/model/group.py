@@ -15,3 +15,9 @@ class Group:
     meta: dict[bytes, bytes | None] = field(default_factory=dict)
     synced: bool = False
     prompt: bool = False  # somebody waits for the disk to have it: a write buffer is flushed sooner
+
+    @property
+    def only_removes(self) -> bool:
+        """Whether it removes rows or hints and stores nothing."""
+        changes = (*self.objects.values(), *self.hints.values())
+        return bool(changes) and not self.meta and all(value is None for value in changes)

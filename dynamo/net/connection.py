@@ -35,7 +35,7 @@ class Connection:
 
     __slots__ = (
         "answer_bytes", "backlog", "decoder", "descriptor", "held_bytes", "mask", "node_id", "nonce", "number", "outbound", "output_bytes",
-        "over", "parts", "paused_at", "role", "sent_bytes", "sent_seen", "sock", "source", "state", "unanswered", "unsent", "waiting_bytes",
+        "over", "parts", "paused_at", "role", "sent_bytes", "sock", "source", "state", "taken_seen", "unanswered", "unsent", "waiting_bytes",
     )  # fmt: skip
 
     def __init__(self, sock: socket.socket, number: int, decoder: FrameDecoder, *, outbound: bool) -> None:
@@ -55,7 +55,7 @@ class Connection:
         self.unsent: memoryview | None = None  # what the socket did not take; goes before `parts`
         self.output_bytes = 0  # Invariant: the sum of both
         self.sent_bytes = 0  # in all
-        self.sent_seen = -1  # of those, at the last look whether there is progress; -1: nothing waited then
+        self.taken_seen = -1  # of those, by the other side, at the last look whether there is progress; -1: nothing waited then
         self.waiting_bytes = 0  # of those, what was left after the last `flush`, as last accounted for
         self.unanswered = 0  # requests of this client that the replica has and owes an answer
         self.answer_bytes = ANSWER_BYTES_FIRST  # of a large one among the recent answers

@@ -16,6 +16,7 @@ from dynamo.model.messages import ROLE_PEER, error_message
 from dynamo.net.connection import Connection, State
 from dynamo.net.limits import Limits
 from dynamo.net.polling import READ, WRITE, Poller
+from dynamo.net.sockets import untaken_bytes
 from dynamo.net.timers import Timers
 from dynamo.wire.frames import FrameDecoder, encode
 from dynamo.wire.hello import HELLO_BYTES_MAX
@@ -124,11 +125,13 @@ class Links:
         for TCP and the replica to say.)"""
         for connection in self.by_descriptor.values():
             if connection.waiting_bytes and connection.role != ROLE_PEER:
-                if connection.sent_seen == connection.sent_bytes:
+                # Not by what our socket took: it says that it has room when a third of it is free, a megabyte, which a slow reader may take minutes for.
+                taken = connection.sent_bytes - untaken_bytes(connection.sock)
+                if connection.taken_seen == taken:
                     self._cut_off(connection, "has stopped reading")
-                connection.sent_seen = connection.sent_bytes
+                connection.taken_seen = taken
             else:
-                connection.sent_seen = -1
+                connection.taken_seen = -1
         self._timers.at(now + self._limits.output_stall_s, self.look_for_stalled)
 
     # --- in -----------------------------------------------------------------------------------------------------------------------

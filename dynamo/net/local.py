@@ -65,6 +65,11 @@ class LocalPorts:
         """The port is closed."""
         self._clients.pop(number, None)
 
+    @property
+    def asked(self) -> bool:
+        """Whether a request came since the last `collect`."""
+        return bool(self._waiting)
+
     def collect(self) -> Batch:
         """What came since the last call."""
         waiting, self._waiting = self._waiting, []

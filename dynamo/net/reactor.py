@@ -237,8 +237,13 @@ class Reactor:
                     self.replica.peer_down(node_id, now)
         if self.links.resumable:
             self.wake()
-        if self._drained is not None and not self._untaken and self._pump.in_flight is None and self._idle() and not self.links.unsent():
+        if self._drained is not None and self._done():
             self._drained.set()
+
+    def _done(self) -> bool:
+        """Whether everything that was taken is answered, committed and sent."""
+        waiting = bool(self._untaken) or self._local.asked or self._pump.in_flight is not None
+        return not waiting and self._idle() and not self.links.unsent()
 
     # --- connections that come and go ---------------------------------------------------------------------------------------------
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import socket
+import termios
+from struct import Struct
 from typing import Any
 
 from dynamo.config import join_address, split_address
@@ -13,6 +16,7 @@ BACKLOG = 1024
 SocketAddress = tuple[int, Any]  # address family, address in the form of that family
 # A peer that vanished (power, cable) sends no reset. Unacknowledged data or unanswered probes for this long end the connection.
 PEER_SILENCE_MS = 5_000
+_INT = Struct("i")
 _UNSPECIFIED = {"0.0.0.0": socket.AF_INET, "::": socket.AF_INET6}
 _ANYWHERE = {socket.AF_INET: ("192.0.2.1", 9), socket.AF_INET6: ("2001:db8::1", 9)}  # documentation addresses; nothing is sent there
 
@@ -89,6 +93,14 @@ def tune_peer(sock: socket.socket) -> None:
     ):
         if hasattr(socket, option):
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+
+
+def untaken_bytes(sock: socket.socket) -> int:
+    """How much of what was sent the other side's kernel has not acknowledged; 0 where ours does not tell."""
+    try:
+        return _INT.unpack(fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(_INT.size)))[0]  # type: ignore[no-any-return]
+    except OSError:
+        return 0
 
 
 def _own_host(family: socket.AddressFamily) -> str:

@@ -6,13 +6,14 @@ state after one commit to that after a later one, and a group is never there by 
 
 Rows are in one of two layers: the young one takes what comes; the other is on its way to the disk. A flush that fails is no commit that failed: its
 rows were acknowledged and are shown, so they stay, under what came since, until the disk takes them. Meanwhile `failure` says why not, and
-nothing more is taken in.
+nothing more is taken in. The one exception to the order of the disk's states is for a full disk (`written_beside`): rows and hints are removed there
+before what is older is written. Whoever removes them has made sure that they are on other disks, so nothing rests on the order.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from dynamo.errors import DynamoError, StorageFailed
 from dynamo.model.group import Group
@@ -157,8 +158,12 @@ class WriteBuffer:
 
     def count(self, table: Table) -> int:
         changed = self.changed(table)
-        there = sum(bool(self.engine.scan(table, key, key + b"\0", 1)) for key in changed)
-        return self.engine.count(table) - there + sum(value is not None for value in changed.values())
+        return self.engine.count(table) - self.engine.count_of(table, changed) + sum(value is not None for value in changed.values())
+
+    def count_of(self, table: Table, keys: Collection[bytes]) -> int:
+        changed = self.changed(table)
+        there = [changed[key] is not None for key in keys if key in changed]
+        return sum(there) + self.engine.count_of(table, [key for key in keys if key not in changed])
 
     def refresh(self) -> None:
         self.engine.refresh()
@@ -199,6 +204,11 @@ class WriteBuffer:
         older.add(newer.as_group())
         self._young, self._flushing = older, None
         self.failure = error
+
+    def written_beside(self, group: Group) -> None:
+        """The engine has this group, and has not what came before it: what the buffer still has of its rows is out of date."""
+        self._young.add(group)
+        self.engine.refresh()
 
     def _take_back(self, error: DynamoError) -> None:
         if self._flushing is not None:

@@ -8,7 +8,7 @@ values, because a batch of reads must not stop at one bad row.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Literal, Protocol
 
 from dynamo.errors import DynamoError
@@ -43,7 +43,10 @@ class StorageEngine(Protocol):
         """
 
     def count(self, table: Table) -> int:
-        """How many rows the table has."""
+        """How many rows the table has. Raises StorageFailed, as the next one does."""
+
+    def count_of(self, table: Table, keys: Collection[bytes]) -> int:
+        """How many of these keys the table has: a look at each, without its row."""
 
     def refresh(self) -> None:
         """Drop the read snapshot: the next read sees the newest commit."""

@@ -5,7 +5,8 @@ A flush begins when the oldest row has aged, when many bytes are there, or for a
 one that finds the buffer full. Such a group goes with that flush. One flush is under way at a time, and puts go on beside it.
 
 After a flush failed nothing is taken in before the disk has taken what it owes: the groups that come are told of the failure at once, for a disk that is
-full need not be asked with each of them. Those that have to be synced ask it all the same.
+full need not be asked with each of them. Those that have to be synced ask it all the same. So do, where it is full, those that only remove, and they do it
+without what it owes: a store that copies what it writes reuses what a commit freed in a later one, so that the two together would have no room for ever.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import inf
 
-from dynamo.errors import DynamoError, StorageFailed
+from dynamo.errors import DynamoError, StorageFailed, StorageFull
 from dynamo.model.group import Group
 from dynamo.storage.buffer import WriteBuffer
 
@@ -34,6 +35,7 @@ class Flushing:
         self._due = inf  # when what has come since the last flush began has aged
         self._write = write
         self._writing: Group | None = None
+        self._alone = False  # whether what is being written is the group that waits for it, and nothing of the buffer
         self._with_it: Group | None = None  # the group that waits for what is being written
         self._waiting: Group | None = None  # the group that waits for the write after that
         self._completed: list[Completed] = []
@@ -45,9 +47,9 @@ class Flushing:
         buffer = self.buffer
         if group.synced:
             self._waiting = group
-        elif buffer.failure is not None:
+        elif buffer.failure is not None and not self._makes_room(group, buffer.failure):
             self._completed.append((group, buffer.failure))
-        elif buffer.full():
+        elif buffer.failure is not None or buffer.full():
             self._waiting = group
         else:
             try:
@@ -66,6 +68,12 @@ class Flushing:
         if self._writing is not None:
             return
         buffer = self.buffer
+        if self._waiting is not None and self._makes_room(self._waiting, buffer.failure):
+            group, self._waiting = self._waiting, None
+            self._alone, self._with_it = True, group
+            self._writing = Group(group.number, group.objects, group.hints, synced=True)
+            self._write(self._writing)
+            return
         due = now >= self._due or (buffer.size >= FLUSH_BYTES and buffer.failure is None)
         if self._waiting is None and not (due and buffer.dirty):
             if due:  # and nothing is owed: what failed was only the group that was to go along
@@ -81,17 +89,31 @@ class Flushing:
         group, self._writing = self._writing, None
         last, self._with_it = self._with_it, None
         assert group is not None
+        if self._alone:
+            assert last is not None
+            self._alone = False
+            if error is None:
+                self.buffer.written_beside(group)
+            self._completed.append((last, error))
+            self.tick(now)
+            return
         if error is None:
             self.buffer.flush_done()
         else:
             self.buffer.flush_failed(error)
             self._due = now + RETRY_AFTER_S
-            if last is None and self._waiting is not None and not self._waiting.synced:
-                last, self._waiting = self._waiting, None
+            waiting = self._waiting
+            if last is None and waiting is not None and not (waiting.synced or self._makes_room(waiting, error)):
+                last, self._waiting = waiting, None
         if last is not None:
             self._completed.append((last, error))
         self._flushed.append((group.number, error))
         self.tick(now)
+
+    @staticmethod
+    def _makes_room(group: Group, failure: DynamoError | None) -> bool:
+        """Whether the group is to be written by itself."""
+        return isinstance(failure, StorageFull) and group.only_removes and not group.synced
 
     def completed(self) -> list[Completed]:
         """Groups done since the last call, each with its error or None."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from itertools import islice, takewhile
 
 import lmdb
@@ -100,6 +100,15 @@ class LmdbEngine:
         rows_of = self._table(table)
         try:
             return int((self._reader or self._begin_reading()).stat(rows_of)["entries"])
+        except lmdb.Error as error:
+            self.refresh()
+            raise StorageFailed(str(error)) from error
+
+    def count_of(self, table: Table, keys: Collection[bytes]) -> int:
+        rows_of = self._table(table)
+        try:
+            with (self._reader or self._begin_reading()).cursor(rows_of) as cursor:
+                return sum(map(cursor.set_key, keys))
         except lmdb.Error as error:
             self.refresh()
             raise StorageFailed(str(error)) from error

@@ -6,7 +6,7 @@ It behaves as the LMDB engine does, refusals of keys included, except that reads
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from dynamo.errors import DynamoError, StorageFailed
 from dynamo.model.group import Group
@@ -72,6 +72,10 @@ class MemoryEngine:
 
     def count(self, table: Table) -> int:
         return len(self._table(table).rows)
+
+    def count_of(self, table: Table, keys: Collection[bytes]) -> int:
+        rows = self._table(table).rows
+        return sum(key in rows for key in keys)
 
     def _table(self, name: Table) -> _Rows:
         return self._objects if name == "objects" else self._hints if name == "hints" else self._meta

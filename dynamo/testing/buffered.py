@@ -1,4 +1,4 @@
-"""A simulated node of durability `buffered`: the product's own write buffer and flushing over the simulated disk, in virtual time.
+"""A simulated node of durability `buffered`: the product's own write buffer, flushing and stop over the simulated disk, in virtual time.
 
 Its groups end in the buffer; what takes time, fails, and is cut off by a crash is the flush. A crash takes the buffer along, and the observer is told
 what was in it, so that the history knows whose copies are gone: a write may be lost when as many nodes as had to hold it lost theirs, and not else.
@@ -6,11 +6,14 @@ what was in it, so that the history knows whose copies are gone: a write may be 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
-from dynamo.errors import DynamoError
+from dynamo.errors import DynamoError, StorageFailed, StorageFull
 from dynamo.model import messages as m
 from dynamo.model.group import Group
+from dynamo.net.commits import BufferedCommits
+from dynamo.replication import Replica
 from dynamo.replication.core import Scan
 from dynamo.replication.rows import Read
 from dynamo.storage.buffer import BYTES_MAX, WriteBuffer
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
 
 _NEVER = float("inf")
 _RETRY_S = 0.05
-_LAST_FLUSHES_MAX = 20
+_LAST_COMMITS_MAX = 20
 
 
 class BufferedNode(Node):
@@ -32,14 +35,17 @@ class BufferedNode(Node):
     def __init__(self, cluster: SimulatedCluster, node_id: bytes, number: int) -> None:
         super().__init__(cluster, node_id, number)
         self._bytes_max = self.rng.choice((2_000, 20_000, BYTES_MAX))
+        self._commits_failed = 0
         self._writing: Group | None = None
         self._written = False  # what was being written is on disk, but the process, which is stopped, does not know
         self._flush_at = _NEVER
         self._before: Table | None = None  # rows as they were before the group that the observer is just being told of
 
     def _open(self) -> tuple[Read, Scan, Scan, int]:
-        self._buffer = buffer = WriteBuffer(DiskEngine(self.disk), self._bytes_max)
-        self._flushing = Flushing(buffer, self._begin_write)
+        engine = DiskEngine(self.disk, self._commit_error)
+        self._buffer = buffer = WriteBuffer(engine, self._bytes_max)
+        self._writer = _Writer(self)
+        self._commits = BufferedCommits(partial(Flushing, buffer), self._writer, engine, self.now)
         self._writing, self._written, self._flush_at = None, False, _NEVER
 
         def scan(start: bytes, stop: bytes | None, limit: int) -> list[tuple[bytes, bytes]]:
@@ -75,10 +81,10 @@ class BufferedNode(Node):
         group = self._flying[0]
         touched = group.objects.keys() | {hint[16:] for hint in group.hints}
         self._rows_before = {row_key: self.held(row_key) or b"" for row_key in touched}
-        self._flushing.submit(group, self.now())
+        self._commits.submit(group)
         self._reap()
 
-    def _begin_write(self, group: Group) -> None:
+    def begin_write(self, group: Group) -> None:
         self._writing = group
         self.world.after(self._commit_s(bool(group.objects)), self._write_ends, self.boots)
 
@@ -92,40 +98,49 @@ class BufferedNode(Node):
         elif self.paused:
             self.world.after(_RETRY_S, self._write_ends, boot)
         else:
-            self._end_write(error)
+            self.end_write(error)
+            self._reap()
 
-    def _end_write(self, error: DynamoError | None) -> None:
+    def _commit_error(self) -> DynamoError | None:
+        """A full disk takes what only removes."""
+        error = super()._commit_error()
+        return None if isinstance(error, StorageFull) and self._writing is not None and self._writing.only_removes else error
+
+    def end_write(self, error: DynamoError | None) -> None:
+        """The write under way has this outcome; the writer is told, the replica is not yet."""
         group, self._writing, self._written = self._writing, None, False
         assert group is not None
         if error is None:
             self.disk.apply(group)
         else:
             self.world.note("flush failed", self.name, type(error).__name__)
-        self._flushing.written(error, self.now())
-        self._reap()
+        self._writer.finished.append((group, error))
 
     def _reap(self) -> None:
-        """Tell the replica of groups that are done, and of flushes."""
+        """Tell the replica of what is done, and begin a flush that is due."""
         replica = self.replica
-        while replica is not None and replica is self.replica:
-            completed, flushed = self._flushing.completed(), self._flushing.flushed()
-            if not completed and not flushed:
-                break
-            for group, error in completed:
-                assert self._flying is not None and self._flying[0] is group
-                messages, self._flying = self._flying[1], None
-                if error is None:
-                    self._observe(group)
-                    replica.committed(group, self.now())
-                    for destination, message in messages:
-                        self._send(destination, message)
-                else:
-                    self.world.note("commit failed", self.name, type(error).__name__)
-                    replica.commit_failed(group, error, self.now())
-            for number, error in flushed:
-                replica.flushed(number, error, self.now())
+        while replica is not None and replica is self.replica and self._report_done(replica):
             self._pump()
         self._arm()
+
+    def _report_done(self, replica: Replica) -> bool:
+        """Tell the replica of groups that are done, and of flushes; whether there were any."""
+        completed, flushed = self._commits.completed(), self._commits.flushed()
+        for group, error in completed:
+            assert self._flying is not None and self._flying[0] is group
+            messages, self._flying = self._flying[1], None
+            if error is None:
+                self._observe(group)
+                replica.committed(group, self.now())
+                for destination, message in messages:
+                    self._send(destination, message)
+            else:
+                self._commits_failed += 1
+                self.world.note("commit failed", self.name, type(error).__name__)
+                replica.commit_failed(group, error, self.now())
+        for number, error in flushed:
+            replica.flushed(number, error, self.now())
+        return bool(completed or flushed)
 
     def _observe(self, group: Group) -> None:
         self._before = self._rows_before
@@ -134,7 +149,7 @@ class BufferedNode(Node):
 
     def _arm(self) -> None:
         """Have the next flush begin in time."""
-        due = self._flushing.next_deadline
+        due = self._commits.next_deadline
         if self.replica is None or due == _NEVER:
             return
         at = max((due - self._origin) / self._rate + 1e-7, self.world.now + 1e-6)
@@ -145,7 +160,6 @@ class BufferedNode(Node):
     def _flush_due(self, boot: int, scheduled: float) -> None:
         if boot == self.boots and self.replica is not None and scheduled == self._flush_at and not self.paused:
             self._flush_at = _NEVER
-            self._flushing.tick(self.now())
             self._reap()
 
     # --- stopping -------------------------------------------------------------------------------------------------------------------
@@ -154,7 +168,8 @@ class BufferedNode(Node):
         super().resume(boot)
         if boot == self.boots and self.replica is not None and not self.paused:
             if self._written:
-                self._end_write(None)
+                self.end_write(None)
+                self._reap()
             self._flush_at = _NEVER
             self._arm()
 
@@ -171,22 +186,57 @@ class BufferedNode(Node):
             self.cluster.observer.buffer_lost(self, before)
 
     def stop_cleanly(self) -> bool:
-        for _ in range(_LAST_FLUSHES_MAX):
-            if self.replica is None:
-                return False
-            self.paused = False
-            if self._writing is not None:
-                self._end_write(None if self._written else self._commit_error())
-            elif self._buffer.dirty:
-                self._flushing.flush_by(self.now())
-                self._flushing.tick(self.now())
-            else:
+        """As the product stops: what is in flight ends (`Reactor.drain`), then the commits (`Pump.close`), then the engine (`DataDirectory.close`)."""
+        self.paused = False
+        for _ in range(_LAST_COMMITS_MAX):
+            if self.replica is None or self._flying is None or self._writing is None:
                 break
+            self.end_write(self.outcome())
+            self._reap()
         if self.replica is None:
             return False
-        clean = self._writing is None and not self._buffer.dirty and self._flying is None and self.replica.core.actor.staged is None
-        if clean:
-            self._down()
-        else:
+        self._commits.close()
+        failed_before = self._commits_failed
+        self._report_done(self.replica)
+        clean = self._commits_failed == failed_before and self._flying is None
+        clean = clean and self.replica.take_ready().group is None and self.replica.core.actor.staged is None
+        try:
+            self._buffer.close()
+        except (StorageFull, StorageFailed):
             self.crash(keep_group=False)
+            return False
+        self._down()
         return clean
+
+    @property
+    def writing(self) -> bool:
+        """Whether the disk has been given something and has not said how it went."""
+        return self._writing is not None
+
+    def outcome(self) -> DynamoError | None:
+        """How the write under way ends when it ends now."""
+        return None if self._written else self._commit_error()
+
+
+class _Writer:
+    """What the commit thread is to a node (`net.commits.Writer`), without a thread: the node says when a write has ended."""
+
+    def __init__(self, node: BufferedNode) -> None:
+        self._node = node
+        self.finished: list[tuple[Group, DynamoError | None]] = []
+
+    def submit(self, group: Group) -> None:
+        self._node.begin_write(group)
+
+    def completed(self) -> list[tuple[Group, DynamoError | None]]:
+        finished, self.finished = self.finished, []
+        return finished
+
+    def give_way(self) -> bool:
+        """Nobody waits for the interpreter."""
+        return False
+
+    def close(self) -> None:
+        """Wait for the write under way, if there is one."""
+        if self._node.writing:
+            self._node.end_write(self._node.outcome())

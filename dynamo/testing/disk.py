@@ -7,7 +7,7 @@ copy. A read that fails returns its error as a value, as storage engines do.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from random import Random
 from typing import NamedTuple
 
@@ -162,13 +162,14 @@ class Disk:
 
 
 class DiskEngine:
-    """A Disk as the StorageEngine below a write buffer. Its commits are the simulator's to make fail, so these do not."""
+    """A Disk as the StorageEngine below a write buffer. `refusal()`: the error that a commit fails with now."""
 
     synced = True
     look_errors: tuple[type[Exception], ...] = ()
 
-    def __init__(self, disk: Disk) -> None:
+    def __init__(self, disk: Disk, refusal: Callable[[], DynamoError | None]) -> None:
         self._disk = disk
+        self._refusal = refusal
         self.read = self.look = disk.read
 
     def read_meta(self, name: bytes) -> bytes | None:
@@ -181,10 +182,17 @@ class DiskEngine:
     def count(self, table: TableName) -> int:
         return len(self._disk.objects if table == "objects" else self._disk.hints)
 
+    def count_of(self, table: TableName, keys: Collection[bytes]) -> int:
+        rows = self._disk.objects if table == "objects" else self._disk.hints
+        return sum(key in rows for key in keys)
+
     def refresh(self) -> None:
         """Every read sees the newest."""
 
     def commit(self, group: Group, entering: Callable[[], None] | None = None) -> None:
+        error = self._refusal()
+        if error is not None:
+            raise error
         self._disk.apply(group)
 
     def close(self) -> None:

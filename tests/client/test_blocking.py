@@ -15,6 +15,7 @@ from fake_node import FakeNode, HangUp, error, get_reply, put_reply, store
 
 import dynamo
 from dynamo.client.core import Request, RetryPolicy
+from dynamo.client.pool import PROBE_S_MIN, Pool
 from dynamo.errors import (
     ConfigError,
     ConnectionFailed,
@@ -199,6 +200,61 @@ def test_a_silent_node_does_not_eat_the_whole_time(start: Start) -> None:
         c.set("k", b"v")
         assert time.monotonic() - began < 2
     assert len(silent.requests) == 1
+
+
+def test_a_node_that_failed_is_sent_a_request_once_it_has_greeted(start: Start) -> None:
+    first, other = start(store()), start(store())
+    with client(first, other) as c:
+        c._pool.order = lambda: [first.address, other.address]  # type: ignore[method-assign]
+        c.set("k", b"v")
+        first.stop()
+        c._pool.forget(first.address)
+        c._pool.failed(first.address)
+        c._pool._greeted_s[first.address] = 0.001
+        with socket.create_server(("127.0.0.1", first.port)):  # a stopped process: its kernel accepts
+            for _ in range(3):
+                began = time.monotonic()
+                c.set("k", b"v")
+                assert time.monotonic() - began < 0.8  # of the second that an attempt may take
+        assert len(other.requests) == 3
+        again = start(store(), port=first.port)
+        c.set("k", b"v")
+        assert len(again.requests) == 1 and not c._pool._nodes.failing(first.address)
+
+
+def test_a_write_that_only_a_probe_tried_is_not_applied(start: Start) -> None:
+    other = start(lambda message: error(1, required=2, received=1))
+    with socket.create_server(("127.0.0.1", 0)) as stopped:
+        address = f"127.0.0.1:{stopped.getsockname()[1]}"
+        with client(address, other, retry=RetryPolicy(attempts_max=2)) as c:
+            c._pool.order = lambda: [address, other.address]  # type: ignore[method-assign]
+            c._pool.failed(address)
+            c._pool._greeted_s[address] = 0.001
+            with pytest.raises(Unavailable) as raised:
+                c.put("k", b"v")
+            assert not raised.value.maybe_applied
+
+
+def test_a_probe_waits_longer_the_slower_a_node_used_to_be_and_the_more_often_it_failed_and_never_longer_than_an_attempt() -> None:
+    pool = Pool(["a", "b", "c"], RetryPolicy())
+    assert pool.probe_s(["a", "b"]) is None  # nothing is wrong
+    pool.failed("a")
+    assert pool.probe_s(["b", "a"]) is None
+    assert pool.probe_s(["a", "b"]) is None  # nobody knows how long it takes
+    pool._greeted_s["a"] = 0.001
+    assert pool.probe_s(["a", "b"]) == PROBE_S_MIN
+    assert pool.probe_s(["a"]) is None
+    pool._greeted_s["a"] = 0.1
+    assert pool.probe_s(["a", "b"]) == pytest.approx(0.4)
+    pool._probes["a"] = pool._probes.get("a", 0) + 1
+    assert pool.probe_s(["a", "b"]) == pytest.approx(0.8)
+    pool._probes["a"] = pool._probes.get("a", 0) + 1
+    assert pool.probe_s(["a", "b"]) == 1.0  # as long as an attempt
+    pool.failed("b")
+    assert pool.probe_s(["a", "b"]) is None  # there is no better one to go to
+    assert pool.probe_s(["a", "b", "c"]) == 1.0
+    pool.served("a")
+    assert pool.probe_s(["a", "c"]) is None
 
 
 def test_silence_everywhere_is_a_timeout_that_may_be_applied_within_the_time_given(start: Start) -> None:

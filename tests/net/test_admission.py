@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 import trio
 from rig import Echo, get, greeted, put, run, running
@@ -188,5 +190,57 @@ def test_a_client_that_stops_reading_is_cut_off_after_a_while_and_one_that_reads
             await look()
             await look()
             assert reactor.counters["connections_cut_off"] == 1  # who has nothing to take takes nothing
+
+    run(test)
+
+
+def test_a_client_that_reads_slowly_has_not_stopped() -> None:
+    """What it takes is less than makes room in this side's socket: the kernel asks for more only when a third of its buffer is free."""
+
+    async def test() -> None:
+        echo, now = Echo(), [trio.current_time()]
+        echo.copies = 1_000_000
+        async with running(echo, clock=lambda: now[0]) as reactor:
+            slow = await greeted(reactor.address)
+            slow.stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32_768)
+            await slow.send(*[get(i) for i in range(4)])
+            await trio.testing.wait_all_tasks_blocked()
+            for _ in range(6):
+                left = 200_000
+                while left:
+                    left -= len(await slow.stream.receive_some(left))
+                await trio.testing.wait_all_tasks_blocked()
+                now[0] += reactor.limits.output_stall_s
+                reactor.call_soon(lambda _: None)
+                await trio.testing.wait_all_tasks_blocked()
+                assert not reactor.counters["connections_cut_off"]
+
+    run(test)
+
+
+def test_a_stop_answers_what_came_from_within_while_a_step_was_not_done() -> None:
+    async def test() -> None:
+        replies: list[m.Message] = []
+        answered_at_the_end: list[int] = []
+
+        def idle() -> bool:
+            answered_at_the_end.append(len(replies))
+            return True
+
+        class Asked(Slow):
+            def receive(self, batch, now):
+                super().receive(batch, now)
+                if batch[0][1][1] == 0:  # in the first of several steps
+                    port.send(get(7))
+                    nursery.start_soon(reactor.drain, 10.0)
+
+        asked = Asked()
+        limits = Limits(output_bytes_max=1 << 34)  # a wide window from the start
+        async with running(asked, clock=lambda: asked.time, idle=idle, limits=limits) as reactor, trio.open_nursery() as nursery:
+            port = reactor.open_local(replies.append)
+            caller = await greeted(reactor.address)
+            caller.stream.socket._sock.send(b"".join(reactor_module.encode(get(i)) for i in range(7 * 32)))
+            await asked.until(lambda: answered_at_the_end)
+            assert answered_at_the_end[0] == 1
 
     run(test)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -14,6 +15,7 @@ from dynamo.net.commits import BufferedCommits, InlineCommits
 from dynamo.storage.buffer import WriteBuffer
 from dynamo.storage.engine import Group, Table
 from dynamo.storage.flushing import FLUSH_AFTER_S, FLUSH_BYTES, PROMPT_AFTER_S, RETRY_AFTER_S, Flushing
+from dynamo.storage.lmdb import LmdbEngine
 from dynamo.storage.memory import MemoryEngine
 
 
@@ -50,6 +52,17 @@ def test_reads_and_scans_see_what_only_the_buffer_holds() -> None:
     assert buffer.scan("objects", b"", None, 9) == [(b"a", b"old"), (b"b", b"new"), (b"d", b"new")]
     assert buffer.scan("hints", b"", None, 9) == [(b"h", b"")]
     assert buffer.count("objects") == 3 and buffer.count("hints") == 1
+
+
+def test_rows_are_counted_without_a_scan_of_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer = WriteBuffer(Recorder())
+    buffer.engine.commit(Group(0, objects={b"a": b"old", b"b": b"old"}))
+    buffer.commit(put(1, a=b"new", b=None, c=b"new"))
+    buffer.begin_flush()
+    buffer.commit(put(2, c=None, d=b"new", e=b"new"))
+    monkeypatch.setattr(MemoryEngine, "scan", None)
+    assert buffer.count("objects") == 3 and buffer.count("hints") == 0
+    assert buffer.count_of("objects", [b"a", b"b", b"c", b"d", b"x"]) == 2
 
 
 def test_what_is_being_flushed_is_still_seen_under_what_is_newer() -> None:
@@ -319,6 +332,93 @@ def test_a_group_that_waits_behind_a_flush_that_fails_is_told() -> None:
     error = StorageFailed("no")
     harness.disk(2.0, error)
     assert harness.flushing.completed() == [(waiting, error)]
+
+
+def test_while_the_disk_is_full_what_only_removes_is_written_and_what_takes_room_is_not() -> None:
+    harness = Harness()
+    harness.engine.commit(Group(0, objects={b"old": b"0"}, hints={b"h": b""}))
+    harness.commit(put(1, a=b"1", old=b"1"), 0.0)
+    harness.flushing.tick(1.0)
+    error = StorageFull("full")
+    harness.disk(2.0, error)
+    takes_room = [Group(2, {b"old": None, b"b": b"2"}), Group(3, {b"old": None}, {b"h2": b""}), Group(4, {b"old": None}, meta={b"operations": b"x"})]
+    assert [harness.commit(group, 2.1) for group in takes_room] == [[(group, error)] for group in takes_room]
+    removal = Group(5, {b"old": None}, {b"h": None})
+    assert harness.commit(removal, 2.1) == []
+    assert harness.writing is not None and harness.writing.synced and harness.writing.objects == {b"old": None}
+    assert harness.buffer.read(b"old") == b"1"  # nothing is shown before the disk has it
+    harness.disk(2.2)
+    assert harness.flushing.completed() == [(removal, None)] and harness.buffer.read(b"old") is None
+    assert harness.flushing.flushed() == [(1, error)]  # of what was there before, the disk has no more than it had
+    assert harness.writing is None and harness.flushing.next_deadline == 2.0 + RETRY_AFTER_S
+    harness.flushing.tick(2.0 + RETRY_AFTER_S)
+    assert harness.writing is not None and harness.writing.objects == {b"a": b"1", b"old": None}
+    harness.disk(3.0)
+    assert harness.flushing.flushed() == [(5, None)] and harness.buffer.read(b"old") is None and harness.buffer.count("hints") == 0
+    last = put(6, b=b"2")
+    assert harness.commit(last, 3.1) == [(last, None)]
+
+
+def test_what_only_removes_is_tried_although_a_flush_failed_while_it_waited() -> None:
+    harness = Harness()
+    harness.engine.commit(Group(0, objects={b"old": b"0"}))
+    harness.commit(put(1, a=b"1"), 0.0)
+    harness.flushing.tick(1.0)
+    harness.disk(2.0, StorageFull("full"))
+    harness.flushing.tick(2.0 + RETRY_AFTER_S)
+    removal = put(2, old=None)
+    assert harness.commit(removal, 2.6) == []
+    harness.disk(2.7, StorageFull("full"))
+    assert harness.flushing.completed() == [] and harness.writing is not None and harness.writing.objects == {b"old": None}
+    again = StorageFull("still full")
+    harness.disk(2.8, again)
+    assert harness.flushing.completed() == [(removal, again)] and harness.buffer.read(b"old") == b"0"
+
+
+def test_removing_makes_room_in_a_data_file_that_is_full(tmp_path: Path) -> None:
+    engine = LmdbEngine(str(tmp_path), False, map_bytes=1 << 20)
+    rows = 0
+    with pytest.raises(StorageFull):
+        while True:
+            engine.commit(Group(0, {b"k%06d" % number: bytes(1_500) for number in range(rows, rows + 50)}))
+            rows += 50
+    buffer, writing = WriteBuffer(engine), list[Group]()
+    flushing = Flushing(buffer, writing.append)
+
+    def disk(now: float) -> None:
+        while writing:
+            try:
+                engine.commit(writing.pop())
+            except StorageFull as error:
+                flushing.written(error, now)
+            else:
+                flushing.written(None, now)
+
+    flushing.submit(Group(1, {b"z%06d" % number: bytes(1_500) for number in range(60)}), 0.0)
+    flushing.tick(1.0)
+    disk(1.0)
+    assert flushing.completed()[0][1] is None and flushing.flushed()[0][1] is not None
+    for number in range(6):
+        now = 2.0 + number
+        removal = Group(2 + number, {b"k%06d" % row: None for row in range(20 * number, 20 * number + 20)})
+        flushing.submit(removal, now)
+        disk(now)
+        assert flushing.completed() == [(removal, None)]
+        flushing.tick(now + 0.9)
+        disk(now + 0.9)
+    assert flushing.flushed()[-1] == (7, None) and buffer.failure is None
+    assert engine.count("objects") == rows - 120 + 60
+    engine.close()
+
+
+def test_a_disk_that_is_broken_is_not_asked_to_remove_either() -> None:
+    harness = Harness()
+    harness.commit(put(1, a=b"1"), 0.0)
+    harness.flushing.tick(1.0)
+    error = StorageFailed("no")
+    harness.disk(2.0, error)
+    removal = put(2, a=None)
+    assert harness.commit(removal, 2.1) == [(removal, error)]
 
 
 # --- ends that come at a bad moment ----------------------------------------------------------------------------------------------

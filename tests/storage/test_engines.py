@@ -55,6 +55,14 @@ def test_a_group_is_read_back_from_all_three_tables(engine: StorageEngine) -> No
     assert engine.read_meta(b"k") == b"meta"
 
 
+@pytest.mark.parametrize("table", TABLES)
+def test_rows_are_counted_all_of_them_and_those_of_some_keys(engine: StorageEngine, table: Table) -> None:
+    commit(engine, Group(1, **{table: {b"a": b"", b"b": b"2", b"c": b"3"}}))  # type: ignore[arg-type]
+    commit(engine, Group(2, **{table: {b"b": None, b"d": b"4"}}))  # type: ignore[arg-type]
+    assert engine.count(table) == 3
+    assert engine.count_of(table, [b"d", b"a", b"b", b"never there", b"\xff"]) == 2 and engine.count_of(table, []) == 0
+
+
 def test_a_later_group_replaces_and_deletes(engine: StorageEngine) -> None:
     commit(engine, Group(1, objects={b"a": b"1", b"b": b"1", b"c": b"1"}, hints={b"h": b""}, meta={b"m": b"1"}))
     commit(engine, Group(2, objects={b"a": b"2", b"b": None, b"never there": None}, hints={b"h": None}, meta={b"m": None}))

@@ -10,9 +10,11 @@ from dataclasses import replace
 import pytest
 
 from dynamo.model import messages as m
+from dynamo.net.commits import BufferedCommits
 from dynamo.replication import local, put
 from dynamo.replication.actor import ActorLease
 from dynamo.replication.core import Core
+from dynamo.storage.buffer import WriteBuffer
 from dynamo.testing import Faults, Report, run
 from dynamo.testing.causality import Causality
 from dynamo.testing.checkers import disks_lost
@@ -99,3 +101,27 @@ def test_a_planted_bug_is_found(plant: Callable[[pytest.MonkeyPatch], None], mon
         if brief(seed).violations:
             return
     pytest.fail("nothing was found in 60 brief runs")
+
+
+# --- stops ----------------------------------------------------------------------------------------------------------------------
+
+
+def the_buffer_is_not_flushed(patch: pytest.MonkeyPatch) -> None:
+    """Whoever closes the engine forgets what is in memory only."""
+    patch.setattr(WriteBuffer, "flush", lambda buffer: None)
+
+
+def a_flush_under_way_is_forgotten(patch: pytest.MonkeyPatch) -> None:
+    """It is neither waited for nor written again."""
+    patch.setattr(BufferedCommits, "close", lambda commits: None)
+    patch.setattr(WriteBuffer, "_take_back", lambda buffer, error: None)
+
+
+@pytest.mark.parametrize("plant", [None, the_buffer_is_not_flushed, a_flush_under_way_is_forgotten])
+def test_a_stop_in_order_is_that_of_the_product_and_loses_nothing(plant: Callable[[pytest.MonkeyPatch], None] | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lone node, so that nobody else has what a stop forgets."""
+    if plant is not None:
+        plant(monkeypatch)
+    faults = Faults.none().but(crash_interval_s=0.5, outage_s=0.05, stop_clean=1.0, commit_s=0.05)
+    violations = [violation for seed in range(4) for violation in run(seed, profile=BRIEF, faults=faults, nodes=1, buffered=True).violations]
+    assert bool(violations) == (plant is not None)
