@@ -227,7 +227,7 @@ class PendingExchange:
         return self._end(core, agreed=False) if self._keys else self._next_leaves(core)
 
     def _repaired(self, core: Core, repair: PendingGet, request_id: int, behind: list[bytes]) -> None:
-        self.whole = self.whole and len(repair.fold.replies) == 2
+        self.whole = self.whole and len(repair.replies) == 2
         begin_landing(core, request_id, repair.row_key, behind, self._landed)
 
     def _landed(self, core: Core, stored: bool) -> None:

@@ -78,6 +78,11 @@ class ReplyTo:
     batch: Batch | None = None
     maybe_applied: bool = False  # an earlier attempt at the same request may have taken effect: the OR of P10
 
+    @property
+    def reply_id(self) -> int:
+        """The request id that the reply carries; one in a batch has none."""
+        return self.request_id if self.batch is None else 0
+
 
 class Batch(Protocol):
     """Collects the answers of a request for many keys; the request id is the slot."""
@@ -166,14 +171,16 @@ class Core:
 
     def place(self, bucket: bytes, key: bytes) -> Place:
         """(definition of the bucket, row key, route) of a key: what every request begins with, on each node that it meets."""
-        cluster = self.cluster
+        cluster, routes = self.cluster, self.routes
         definition = cluster.bucket(bucket)
         at = row_kernel.inline_key(bucket, key, cluster.seed, cluster.partitions)
         if at is None:
             partition, at = self.locate(bucket, key)
         else:
             partition = at[0] << 8 | at[1]
-        return definition, at, self.routes.get(partition, definition.n)
+        if routes.version != self.liveness.version:
+            routes.forget()
+        return definition, at, routes[definition.n << 16 | partition]
 
     def owners(self, partition: int, definition: BucketDefinition) -> tuple[bytes, ...]:
         """The current owners of the partition under the bucket's N."""
@@ -197,13 +204,12 @@ class Core:
         self.outbox.append((destination, message))
 
     def answer(self, reply_to: ReplyTo, reply: Message) -> None:
-        """Give the reply (its request id is filled in) to whoever asked."""
+        """Give the reply, which has `reply_id` in its second place, to whoever asked."""
         if reply_to.batch is not None:
             whole = reply_to.batch.add(reply_to.request_id, reply)
             if whole is not None and reply_to.source is not None:
                 self.outbox.append((reply_to.source, whole))
         elif reply_to.source is not None:
-            reply = (reply[0], reply_to.request_id, *reply[2:])
             if reply_to.forwarded:
                 reply = (m.FORWARD_REPLY, reply_to.request_id, reply)
             self.outbox.append((reply_to.source, reply))
@@ -212,7 +218,7 @@ class Core:
         """Answer with an error. Its `maybe_applied` must already tell the truth about this attempt."""
         maybe_applied = error.maybe_applied or reply_to.maybe_applied
         required, received = getattr(error, "required", 0), getattr(error, "received", 0)
-        self.answer(reply_to, m.error_message(0, error.code, str(error), maybe_applied, required, received))
+        self.answer(reply_to, m.error_message(reply_to.reply_id, error.code, str(error), maybe_applied, required, received))
 
     def count(self, name: str, by: int = 1) -> None:
         """Count an event that operators should hear of."""

@@ -61,7 +61,7 @@ class PendingForward:
             return self._go_on(core)  # refused before anything happened there
         if reply[0] == m.ERROR and self.reply_to.maybe_applied:
             reply = (*reply[:4], True, *reply[5:])
-        core.answer(self.reply_to, reply)
+        core.answer(self.reply_to, (reply[0], self.reply_to.reply_id, *reply[2:]))
         return True
 
     def on_wake(self, core: Core, record: bytes | None) -> bool:

@@ -7,7 +7,8 @@ the digest the coordinator sent answers with that alone. R answers are merged an
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import chain
 
 from dynamo._core import record as records
 from dynamo.errors import CorruptRecord, DynamoError, Timeout, Unavailable
@@ -19,37 +20,46 @@ from dynamo.replication import tokens
 from dynamo.replication.core import Core, Place, ReplyTo
 from dynamo.replication.local import merge_in
 from dynamo.replication.quorum import FAILED, MET, PENDING, needed
-from dynamo.replication.routes import Route
+from dynamo.replication.rows import NO_DIGEST
 
 
 class GetFold:
-    """One read: add replies, ask for the state, take the merged record, later take the repairs. No I/O, no clock."""
+    """One read: add replies, ask for the state, take the merged record, later take the repairs. No I/O, no clock.
 
-    __slots__ = ("failures", "outstanding", "owners_answered", "owners_required", "replies", "required")
+    `record`: of the first reply. As long as it stands for all of them (`alike`), as it does where replicas agree, it is their join, and nobody is behind.
+    """
+
+    __slots__ = ("alike", "failures", "outstanding", "owners_answered", "owners_required", "record", "replies", "required")
 
     def __init__(self, required: int, owners_required: int) -> None:
         self.required = required
         self.owners_required = owners_required
         self.outstanding: set[bytes] = set()
         self.replies: dict[bytes, tuple[int, bytes]] = {}  # node -> (standing, record)
+        self.record = b""
+        self.alike = True
         self.owners_answered = 0
         self.failures: dict[bytes, int] = {}
 
     def add(self, node: bytes, standing_: int, record: bytes) -> int:
-        """The node answered with this record (b"" = absent)."""
+        """The node answered with this record (b"" = absent). Returns the state."""
+        replies = self.replies
         self.outstanding.discard(node)
-        if node not in self.replies:
-            self.owners_answered += standing_ == m.OWNER
-        self.replies[node] = (standing_, record)
-        return self.state
+        if not replies:
+            self.record = record
+        elif record is not self.record:  # a digest stands for the very record that was sent out
+            self.alike = False
+        if standing_ == m.OWNER and node not in replies:
+            self.owners_answered += 1
+        replies[node] = standing_, record
+        return self.state()
 
     def fail(self, node: bytes, code: int) -> int:
-        """The node will not answer."""
+        """The node will not answer. Returns the state."""
         self.outstanding.discard(node)
         self.failures[node] = code
-        return self.state
+        return self.state()
 
-    @property
     def state(self) -> int:
         """MET, or FAILED once nobody is left to answer, else PENDING."""
         if len(self.replies) >= self.required and self.owners_answered >= self.owners_required:
@@ -58,14 +68,18 @@ class GetFold:
 
     def merged(self) -> bytes:
         """The join of all replies so far."""
+        if self.alike:
+            return self.record
         record = b""
         for _, other in self.replies.values():
-            if other is not record:  # a digest stands for the very record that was sent out
+            if other is not record:
                 record = records.merge(record, other) if record else other
         return record
 
     def final_action(self) -> tuple[bytes, list[bytes]]:
         """(merged record, owners found behind it), as data for the coordinator to hand out."""
+        if self.alike:
+            return self.record, []
         record = self.merged()
         return record, [node for node, (role, other) in self.replies.items() if role == m.OWNER and other != record]
 
@@ -73,12 +87,12 @@ class GetFold:
 Done = Callable[[Core, "PendingGet", int, list[bytes]], None]  # the get, the request id of its repairs, the nodes they went to
 
 
-class PendingGet:
-    """A get in the table of pending requests: the fold, whom to ask next, and the answer."""
+class PendingGet(GetFold):
+    """A get in the table of pending requests: a fold, whom to ask next, and the answer."""
 
     __slots__ = (
-        "answered", "bucket", "deadline", "definition", "done", "fold", "held_bytes", "key", "pin", "pin_digest", "plan", "reply_to",
-        "request_id", "row_key", "standing", "started", "time_ms",
+        "answered", "bucket", "deadline", "definition", "done", "held_bytes", "key", "pin", "pin_digest", "plan", "reply_to", "request_id", "row_key",
+        "standing", "started", "time_ms",
     )  # fmt: skip
 
     def __init__(
@@ -88,23 +102,24 @@ class PendingGet:
         bucket: bytes,
         key: bytes,
         place: Place,
-        fold: GetFold,
-        plan: list[bytes],
+        required: int,
+        owners_required: int,
+        plan: Iterator[bytes],
         time_ms: int,
     ) -> None:
+        super().__init__(required, owners_required)
         self.reply_to = reply_to
         self.bucket = bucket
         self.key = key
         self.definition, self.row_key, route = place
         self.standing = route.standing
-        self.fold = fold
-        self.plan = plan
+        self.plan = plan  # whom to ask, in order, from the next one on
         self.time_ms = time_ms
         self.request_id = core.request_id()
         self.started = core.now
         self.deadline = core.now + min(time_ms / 1000.0, core.settings.request_time_s_max)
         self.pin = b""  # the record whose digest goes out with the reads; a reply by digest alone stands for it
-        self.pin_digest = b"\0" * 16
+        self.pin_digest = NO_DIGEST
         self.held_bytes = 0  # of records, as counted in `core.reading_bytes`
         self.answered = False
         self.done: Done | None = None
@@ -113,52 +128,50 @@ class PendingGet:
         """Ask as many as R needs, this node first if it is in line. Returns whether it is finished at once."""
         core.pending[self.request_id] = self
         core.deadlines.add(core.now, core.settings.hedge_after_s, self.request_id)
-        for _ in range(self.fold.required):
+        for _ in range(self.required):
             if not self._ask_next(core):
                 break
-        return self._settle(core)
+        return self._settle(core, self.state())
 
     def _ask_next(self, core: Core) -> bool:
         """Ask the next node in line; False if there is none left."""
-        while self.plan:
-            node = self.plan.pop(0)
+        for node in self.plan:
             if node == core.node_id:
                 if self._read_here(core):
                     return True
             elif core.liveness.up(node):
-                self.fold.outstanding.add(node)
-                core.send(node, (m.READ, self.request_id, self.bucket, self.key, self.pin_digest, self.time_ms, core.ring_number,
-                                 core.ring_hash, self.definition.version))  # fmt: skip
+                self.outstanding.add(node)
+                read = (m.READ, self.request_id, self.bucket, self.key, self.pin_digest, self.time_ms, core.ring_number, core.ring_hash,
+                        self.definition.version)  # fmt: skip
+                core.outbox.append((node, read))
                 return True
         return False
 
     def _read_here(self, core: Core) -> bool:
-        row = core.rows.load(self.row_key)
+        row, held = core.rows.load_held(self.row_key)
         if isinstance(row, DynamoError):
-            self.fold.fail(core.node_id, row.code)
+            self.fail(core.node_id, row.code)
             return False
-        held = core.rows.held(self.row_key)
         record = b"" if row is None else row.record
         if held is not None:  # staged state may not be shown or vouched for: neither as an answer nor as a digest
-            self.fold.outstanding.add(core.node_id)
+            self.outstanding.add(core.node_id)
             held.wakes.append((self.request_id, record))
             return True
-        self._take(core, core.node_id, self.standing, record)
-        if row is not None and not self.fold.outstanding and len(self.fold.replies) == 1:  # else somebody was asked with another digest
+        self._hold(core, record)
+        self.add(core.node_id, self.standing, record)
+        if row is not None and not self.outstanding and len(self.replies) == 1:  # else somebody was asked with another digest
             self.pin, self.pin_digest = record, row.digest
         return True
 
-    def _take(self, core: Core, node: bytes, role: int, record: bytes) -> None:
-        """Keep a reply's record until the end, and count it."""
-        if record is not self.pin:
-            self.held_bytes += len(record)
-            core.reading_bytes += len(record)
-        self.fold.add(node, role, record)
+    def _hold(self, core: Core, record: bytes) -> None:
+        """Count the record of a reply, which is kept until the end."""
+        self.held_bytes += len(record)
+        core.reading_bytes += len(record)
 
     def on_reply(self, core: Core, source: bytes, message: Message) -> bool:
         if message[0] != m.READ_REPLY:
             return False
-        _, _, code, role, _, record = message[:6]
+        code, record = message[2], message[5]
         if not code and record:
             try:
                 records.verify(record)
@@ -168,23 +181,28 @@ class PendingGet:
                 code = error.code
         if code:
             return self.on_failure(core, source, code)
-        self._take(core, source, role, self.pin if record is None else record)
-        return self._settle(core)
+        if record is None:
+            record = self.pin
+        elif record is not self.pin:
+            self._hold(core, record)
+        return self._settle(core, self.add(source, message[3], record))
 
     def on_wake(self, core: Core, record: bytes | None) -> bool:
-        self._take(core, core.node_id, self.standing, record or b"")
-        return self._settle(core)
+        record = record or b""
+        if record is not self.pin:
+            self._hold(core, record)
+        return self._settle(core, self.add(core.node_id, self.standing, record))
 
     def on_failure(self, core: Core, node: bytes, code: int) -> bool:
-        if node not in self.fold.outstanding:
+        if node not in self.outstanding:
             return False
-        self.fold.fail(node, code)
+        self.fail(node, code)
         if not self.answered:
             self._ask_next(core)
-        return self._settle(core)
+        return self._settle(core, self.state())
 
     def on_timer(self, core: Core) -> bool:
-        core.note_silence(self.started, sorted(self.fold.outstanding))
+        core.note_silence(self.started, sorted(self.outstanding))
         if core.now >= self.deadline:
             if not self.answered:
                 core.refuse(self.reply_to, Timeout("not enough replicas answered in time"))
@@ -203,50 +221,48 @@ class PendingGet:
     def _only_queued(self, core: Core) -> bool:
         """Whether the answers are late for the number of requests that are under way, and not for a peer that is gone: those asked have spoken since.
         One more replica asked would be the later for all. With none under way that could answer, it is asked."""
-        fold = self.fold
         if len(core.pending) <= core.settings.hedge_pending_max or core.now - self.started >= core.settings.suspect_after_s:
             return False
-        if len(fold.replies) + len(fold.outstanding) < fold.required:
+        if len(self.replies) + len(self.outstanding) < self.required:
             return False
-        return not any(node != core.node_id and core.liveness.silent_since(node, self.started) for node in fold.outstanding)
+        return not any(node != core.node_id and core.liveness.silent_since(node, self.started) for node in self.outstanding)
 
-    def _settle(self, core: Core) -> bool:
-        state = self.fold.state
+    def _settle(self, core: Core, state: int) -> bool:
         if not self.answered:
             if state == MET:
                 self.answered = True
                 self._answer(core)
             elif state == FAILED:
                 self.answered = True
-                core.refuse(self.reply_to, Unavailable(required=self.fold.required, received=len(self.fold.replies)))
-        if self.answered and not self.fold.outstanding:
+                core.refuse(self.reply_to, Unavailable(required=self.required, received=len(self.replies)))
+        if self.answered and not self.outstanding:
             self._repair(core)
             return True
         return False
 
     def _answer(self, core: Core) -> None:
-        if self.reply_to.source is None:
+        reply_to = self.reply_to
+        if reply_to.source is None:
             return  # a repair of our own: only the final action counts
-        record = self.fold.merged()
+        record = self.merged()
         siblings, tombstones, time = records.visible(record)
         token = sealed_token(core, self.bucket, self.key, self.definition, record, time)
-        reply = (m.GET_REPLY, 0, core.ring_number, core.ring_hash, self.fold.owners_answered, token, siblings, tombstones)
-        core.answer(self.reply_to, reply)
+        core.answer(reply_to, (m.GET_REPLY, reply_to.reply_id, core.ring_number, core.ring_hash, self.owners_answered, token, siblings, tombstones))
 
     def _repair(self, core: Core) -> None:
         """The end, in any case: hand out the repairs, and say so."""
         core.reading_bytes -= self.held_bytes
         self.held_bytes = 0
-        record, behind = self.fold.final_action()
+        record, behind = self.final_action()
         request_id = core.request_id()
-        if record:
+        if record and (behind or self.failures):
             self._send_repairs(core, record, behind, request_id)
         if self.done is not None:
             self.done(core, self, request_id, behind)
 
     def _send_repairs(self, core: Core, record: bytes, behind: list[bytes], request_id: int) -> None:
         """Send the merged record to the owners found behind; this node's own row included, a damaged one above all."""
-        damaged = self.fold.failures.get(core.node_id) == CorruptRecord.code
+        damaged = self.failures.get(core.node_id) == CorruptRecord.code
         for node in behind:
             core.count("read_repairs")
             if node == core.node_id:
@@ -290,18 +306,10 @@ def coordinate_get(core: Core, reply_to: ReplyTo, bucket: bytes, key: bytes, r: 
     except DynamoError as error:
         core.refuse(reply_to, error)
         return
-    fold = GetFold(max(required, owners_required), owners_required)
-    pending = PendingGet(core, reply_to, bucket, key, place, fold, _order(core, route), time_ms)
+    orders = route.orders
+    plan = chain(orders[int(core.random.random() * len(orders))], route.fallbacks)
+    pending = PendingGet(core, reply_to, bucket, key, place, max(required, owners_required), owners_required, plan, time_ms)
     core.finish_if(pending.request_id, pending.begin(core))
-
-
-def _order(core: Core, route: Route) -> list[bytes]:
-    """Whom to ask, in order: this node if it is an owner, the other owners from a random one on, then this node and the fallbacks."""
-    peers = route.peers
-    turn = int(core.random.random() * len(peers))
-    if route.owner:
-        return [core.node_id, *peers[turn:], *peers[:turn], *route.fallbacks]
-    return [*peers[turn:], *peers[:turn], core.node_id, *route.fallbacks]
 
 
 def repair_from_peers(core: Core, bucket: bytes, key: bytes) -> None:
@@ -313,6 +321,6 @@ def repair_from_peers(core: Core, bucket: bytes, key: bytes) -> None:
 def begin_repair(core: Core, bucket: bytes, key: bytes, nodes: list[bytes], done: Done | None) -> None:
     """Read a key from these nodes and repair those that are behind; nobody is answered, but `done` is told when the repairs were handed out."""
     time_ms = int(core.settings.suspect_after_s * 1000)
-    pending = PendingGet(core, ReplyTo(None, 0), bucket, key, core.place(bucket, key), GetFold(len(nodes), 0), nodes, time_ms)
+    pending = PendingGet(core, ReplyTo(None, 0), bucket, key, core.place(bucket, key), len(nodes), 0, iter(nodes), time_ms)
     pending.done = done
     core.finish_if(pending.request_id, pending.begin(core))

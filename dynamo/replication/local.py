@@ -15,7 +15,7 @@ from dynamo.model.row import FALLBACK as STATUS_FALLBACK
 from dynamo.model.row import OWNED as STATUS_OWNED
 from dynamo.model.row import Row
 from dynamo.replication.core import Core
-from dynamo.replication.rows import digest_of
+from dynamo.replication.rows import NO_DIGEST
 
 
 def standing(core: Core, partition: int, definition: BucketDefinition) -> int:
@@ -107,22 +107,20 @@ def receive_read(core: Core, source: bytes, message: Message) -> None:
     """Answer a coordinator's read: the record, or its digest alone where the asker holds the same."""
     _, request_id, bucket, key, digest = message[:5]
     _, row_key, route = core.place(bucket, key)
-    role = route.standing
-    row = core.rows.load(row_key)
-    if isinstance(row, DynamoError):
+    row, held = core.rows.load_held(row_key)
+    if row is None:
+        stored, record = NO_DIGEST, b""
+    elif isinstance(row, Row):
+        _, _, _, stored, _, record = row
+    else:
         if isinstance(row, CorruptRecord):
             core.count("rows_corrupt")
             core.repair_wanted.append((bucket, key))
-        core.send(source, (m.READ_REPLY, request_id, row.code, role, b"\0" * 16, None, core.ring_number, core.ring_hash))
+        core.send(source, (m.READ_REPLY, request_id, row.code, route.standing, NO_DIGEST, None, core.ring_number, core.ring_hash))
         return
-    stored = digest_of(row)
-    record = None if stored == digest else (row.record if row is not None else b"")
-    reply = (m.READ_REPLY, request_id, 0, role, stored, record, core.ring_number, core.ring_hash)
-    held = core.rows.held(row_key)
-    if held is None:
-        core.send(source, reply)
-    else:
-        held.messages.append((source, reply))
+    shown = None if stored == digest else record
+    reply = (m.READ_REPLY, request_id, 0, route.standing, stored, shown, core.ring_number, core.ring_hash)
+    (core.outbox if held is None else held.messages).append((source, reply))
 
 
 def as_failed(core: Core, message: Message, error: DynamoError) -> Message:

@@ -49,16 +49,16 @@ class PutFold:
         self.outstanding.discard(node)
         if durability >= self.durability and node not in self.confirmed:
             self.confirmed.add(node)
-            self.owners_confirmed += standing_ == m.OWNER
-        return self.state
+            if standing_ == m.OWNER:
+                self.owners_confirmed += 1
+        return self.state()
 
     def fail(self, node: bytes, code: int) -> int:
         """The node does not hold the write, or nobody knows."""
         self.outstanding.discard(node)
         self.failures[node] = code
-        return self.state
+        return self.state()
 
-    @property
     def state(self) -> int:
         """MET, or FAILED once nobody is left to answer, else PENDING."""
         if len(self.confirmed) >= self.required and self.owners_confirmed >= self.owners_required:
@@ -66,25 +66,26 @@ class PutFold:
         return PENDING if self.outstanding else FAILED
 
 
-class PendingPut:
-    """A put in the table of pending requests: the fold, the walk down the preference list, and the answer."""
+class PendingPut(PutFold):
+    """A put in the table of pending requests: a fold, the walk down the preference list, and the answer."""
 
-    __slots__ = ("answered", "deadline", "fold", "frame", "plan", "reply", "reply_to", "request_id", "row_key", "stand_ins", "started")
+    __slots__ = ("answered", "deadline", "frame", "plan", "reply", "reply_to", "request_id", "row_key", "stand_ins", "started")
 
     def __init__(
         self,
         core: Core,
         reply_to: ReplyTo,
-        fold: PutFold,
-        plan: list[bytes],
+        required: int,
+        owners_required: int,
+        route: Route,
         frame: Message,
         reply: Message,
         deadline: float,
         row_key: bytes,
     ) -> None:
+        super().__init__(required, owners_required, route.owners, core.durability)
         self.reply_to = reply_to
-        self.fold = fold
-        self.plan = plan  # nodes to go on to, in order
+        self.plan = iter(route.fallbacks)  # nodes to go on to, in order
         self.frame = frame  # the REPLICATE message, complete but for its target
         self.reply = reply
         self.request_id = frame[1]
@@ -97,46 +98,44 @@ class PendingPut:
     def begin(self, core: Core) -> None:
         """Send to the other owners; for each that cannot be reached, to the next node in line, or keep the hint here."""
         unreachable = []
-        durable = self._durable(core) if self.fold.durability == m.DURABILITY_BUFFERED else None
-        for node in self.fold.owners:
+        durable = self._durable(core) if self.durability == m.DURABILITY_BUFFERED else None
+        for node in self.owners:
             if node == core.node_id:
-                self.fold.outstanding.add(node)
+                self.outstanding.add(node)
             elif node == durable:
-                self.fold.outstanding.add(node)
+                self.outstanding.add(node)
                 core.send(node, (*self.frame[:11], m.DURABILITY_SYNCED, *self.frame[12:]))
             elif core.liveness.up(node):
                 self._ask(core, node, b"")
             else:
-                self.fold.failures[node] = Unavailable.code
+                self.failures[node] = Unavailable.code
                 unreachable.append(node)
-        if core.node_id not in self.fold.owners:
-            self.fold.outstanding.add(core.node_id)
+        if core.node_id not in self.owners:
+            self.outstanding.add(core.node_id)
         for owner in unreachable:
             if not self._walk(core):
                 self._keep_hint(core, owner)  # in the same group as the row
-        while len(self.fold.outstanding) < self.fold.required and self._walk(core):
+        while len(self.outstanding) < self.required and self._walk(core):
             pass
         core.pending[self.request_id] = self
         core.deadlines.add(core.now, core.settings.fallback_after_s, self.request_id)
 
     def _durable(self, core: Core) -> bytes | None:
         """The owner that is asked for a synced write (paper 6.1): one that W need not wait for, so none where all that are up are needed."""
-        fold = self.fold
-        others = [node for node in fold.owners if node != core.node_id and core.liveness.up(node)]
-        owners_left = len(others) - 1 + (core.node_id in fold.owners)
-        return others[-1] if len(others) >= fold.required and owners_left >= fold.owners_required else None
+        others = [node for node in self.owners if node != core.node_id and core.liveness.up(node)]
+        owners_left = len(others) - 1 + (core.node_id in self.owners)
+        return others[-1] if len(others) >= self.required and owners_left >= self.owners_required else None
 
     def _ask(self, core: Core, node: bytes, target: bytes) -> None:
-        self.fold.outstanding.add(node)
+        self.outstanding.add(node)
         # Without a target it is one message for all, which the driver encodes once.
         core.send(node, (*self.frame[:6], target, *self.frame[7:]) if target else self.frame)
 
     def _walk(self, core: Core) -> bool:
         """Ask the next fallback in line to stand in for an owner that did not confirm; False if there is none."""
-        while self.plan:
-            node = self.plan.pop(0)
+        for node in self.plan:
             if core.liveness.up(node):
-                missing = self._missing(core, self.stand_ins.keys() - self.fold.failures.keys())
+                missing = self._missing(core, self.stand_ins.keys() - self.failures.keys())
                 target = missing[0] if missing else b""
                 if target:
                     self.stand_ins[node] = target
@@ -147,53 +146,50 @@ class PendingPut:
 
     def _missing(self, core: Core, stand_ins: AbstractSet[bytes]) -> list[bytes]:
         """The owners without the write, as far as is known, for which none of these stands in."""
-        held = self.fold.confirmed | {self.stand_ins[node] for node in stand_ins}
-        waiting = [owner for owner in self.fold.owners if owner not in held and owner != core.node_id]
-        return sorted(waiting, key=lambda owner: owner not in self.fold.failures)  # those that failed before those that are slow
+        held = self.confirmed | {self.stand_ins[node] for node in stand_ins}
+        waiting = [owner for owner in self.owners if owner not in held and owner != core.node_id]
+        return sorted(waiting, key=lambda owner: owner not in self.failures)  # those that failed before those that are slow
 
     def _keep_hint(self, core: Core, owner: bytes) -> None:
-        if not core.hints.add(core, owner, self.row_key, len(self.frame[4])) and core.node_id not in self.fold.owners:
+        if not core.hints.add(core, owner, self.row_key, len(self.frame[4])) and core.node_id not in self.owners:
             core.unowned_rows_staged = True  # no room for the hint, but the row is here: it is owed to all owners
 
     def _finish(self, core: Core) -> bool:
         """All have answered, or had their time: owe the write to the owners that lack it."""
-        missing = self._missing(core, self.stand_ins.keys() & self.fold.confirmed)
+        missing = [] if self.confirmed.issuperset(self.owners) else self._missing(core, self.stand_ins.keys() & self.confirmed)
         for owner in missing:
             self._keep_hint(core, owner)
-        if core.node_id not in self.fold.owners and not missing:
+        if core.node_id not in self.owners and not missing:
             core.unowned_rows_staged = True  # nobody needs the copy here for long
         return True
 
     def on_reply(self, core: Core, source: bytes, message: Message) -> bool:
         if message[0] != m.REPLICATE_REPLY:
             return False
-        _, _, code, role, durability, _ = message[:6]
+        code, role, durability = message[2], message[3], message[4]
         if code:
             return self._failed(core, source, code)
-        if durability < self.fold.durability:
+        if durability < self.durability:
             return self._failed(core, source, Unavailable.code)  # it has the write, but weaker than was asked (P8): another one must do
-        self.fold.confirm(source, role, durability)
-        return self._settle(core)
+        return self._settle(core, self.confirm(source, role, durability))
 
     def on_wake(self, core: Core, record: bytes | None) -> bool:
         """The local commit happened."""
-        role = m.OWNER if core.node_id in self.fold.owners else m.FALLBACK
-        self.fold.confirm(core.node_id, role, core.durability)
-        return self._settle(core)
+        role = m.OWNER if core.node_id in self.owners else m.FALLBACK
+        return self._settle(core, self.confirm(core.node_id, role, core.durability))
 
     def on_failure(self, core: Core, node: bytes, code: int) -> bool:
-        if node not in self.fold.outstanding:
+        if node not in self.outstanding:
             return False
         return self._failed(core, node, code)
 
     def _failed(self, core: Core, node: bytes, code: int) -> bool:
-        self.fold.fail(node, code)
-        if not self.answered and self.fold.state != MET:
+        if self.fail(node, code) != MET and not self.answered:
             self._walk(core)
-        return self._settle(core)
+        return self._settle(core, self.state())
 
     def on_timer(self, core: Core) -> bool:
-        core.note_silence(self.started, sorted(self.fold.outstanding))
+        core.note_silence(self.started, sorted(self.outstanding))
         if core.now >= self.deadline:
             if not self.answered:
                 self._give_up(core, Timeout("the write was not confirmed by enough nodes in time; read the key before writing again"))
@@ -204,22 +200,21 @@ class PendingPut:
         core.deadlines.add(core.now, min(delay, max(self.deadline - core.now, 0.001)), self.request_id)
         return False
 
-    def _settle(self, core: Core) -> bool:
+    def _settle(self, core: Core, state: int) -> bool:
         if not self.answered:
-            state = self.fold.state
             if state == MET:
                 self.answered = True
-                core.answer(self.reply_to, (*self.reply[:7], self.reply[7], len(self.fold.confirmed), core.durability))
+                core.answer(self.reply_to, (*self.reply, len(self.confirmed), core.durability))
             elif state == FAILED:
                 self._give_up(core, self._why())
-        return self.answered and not self.fold.outstanding and self._finish(core)
+        return self.answered and not self.outstanding and self._finish(core)
 
     def _why(self) -> DynamoError:
-        local = [code for code in self.fold.failures.values() if code not in (Unavailable.code, Timeout.code)]
-        text = f"{len(self.fold.confirmed)} of the {self.fold.required} nodes needed hold the write; the others failed or cannot be reached"
-        if local and len(set(local)) == 1 and not self.fold.confirmed:
+        local = [code for code in self.failures.values() if code not in (Unavailable.code, Timeout.code)]
+        text = f"{len(self.confirmed)} of the {self.required} nodes needed hold the write; the others failed or cannot be reached"
+        if local and len(set(local)) == 1 and not self.confirmed:
             return StorageFailed(text) if local[0] == StorageFailed.code else _named(local[0], text)
-        return Unavailable(text, required=self.fold.required, received=len(self.fold.confirmed))
+        return Unavailable(text, required=self.required, received=len(self.confirmed))
 
     def _give_up(self, core: Core, error: DynamoError) -> None:
         self.answered = True
@@ -273,9 +268,8 @@ def coordinate_put(core: Core, reply_to: ReplyTo, message: Message, place: Place
     seconds = min(time_ms / 1000.0, core.settings.request_time_s_max)
     frame = (m.REPLICATE, request_id, bucket, key, record, m.PURPOSE_WRITE, b"", time_ms, core.ring_number, core.ring_hash,
              definition.version, core.durability, operation)  # fmt: skip
-    reply = (m.PUT_REPLY, 0, core.ring_number, core.ring_hash, sealed, dot[0], dot[1], unseen)
-    fold = PutFold(required, owners_required, route.owners, core.durability)
-    pending = PendingPut(core, reply_to, fold, list(route.fallbacks), frame, reply, core.now + seconds, row_key)
+    reply = (m.PUT_REPLY, reply_to.reply_id, core.ring_number, core.ring_hash, sealed, dot[0], dot[1], unseen)
+    pending = PendingPut(core, reply_to, required, owners_required, route, frame, reply, core.now + seconds, row_key)
     pending.begin(core)
     held = core.rows.held(row_key)
     if held is None:  # a retry of an operation that is committed here already

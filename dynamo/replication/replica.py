@@ -14,7 +14,8 @@ taken to be well formed (`wire.messages.check`).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from dynamo.errors import DynamoError, ProtocolError, StorageFailed, Unavailable
 from dynamo.membership.gossip import Gossip
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
     from random import Random
 
 _REPLIES = frozenset((m.REPLICATE_REPLY, m.READ_REPLY, m.FORWARD_REPLY, m.SCAN_READ_REPLY, m.TREE_ROOTS_REPLY, m.TREE_NODES_REPLY, m.TREE_KEYS_REPLY))
-_GOSSIP = frozenset((m.GOSSIP, m.GOSSIP_REPLY, m.GOSSIP_PUSH))
 _META_RETRY_S = 0.5
 
 
@@ -77,7 +77,7 @@ class Replica:
         self._meta_retry_at: float | None = None
         self._heartbeat_at = 0.0
         self._unowned_in_group: int | None = None  # the group that brings rows to hand over
-        self._dispatch: dict[int, Callable[[Source, Message], None]] = {
+        self._dispatch: dict[int, Callable[[Any, Message], None]] = {
             m.GET: self._get,
             m.PUT: self._put,
             m.GET_MANY: self._get_many,
@@ -88,8 +88,11 @@ class Replica:
             m.TREE_NODES: self._tree,
             m.TREE_KEYS: self._tree,
             m.FORWARD: self._forward,
-            m.REPLICATE: self._replicate,
-            m.READ: self._read,
+            m.REPLICATE: partial(receive_replicate, self.core),
+            m.READ: partial(receive_read, self.core),
+            m.GOSSIP: self._gossip,
+            m.GOSSIP_REPLY: self._gossip,
+            m.GOSSIP_PUSH: self._gossip,
         }
 
     # --- what goes in -------------------------------------------------------------------------------------------------------------
@@ -98,30 +101,31 @@ class Replica:
         """Take a batch of well-formed messages."""
         core = self.core
         self._at(now)
+        pending, dispatch = core.pending, self._dispatch
         last: Source | None = None
         for source, message in batch:
-            kind = message[0]
-            if type(source) is bytes:
+            if source is not last and type(source) is bytes:
                 if source != last:
-                    last = source
                     core.liveness.heard(source, now)
-                if kind in _REPLIES:
-                    fold = core.pending.get(message[1])
-                    if fold is not None and fold.on_reply(core, source, message):
-                        core.pending.pop(message[1], None)
-                    continue
-                if kind in _GOSSIP:
-                    core.liveness.detector.heartbeat(source, now)
-                    self._gossip(source, message)
-                    continue
-            handler = self._dispatch.get(kind)
-            if handler is None and type(source) is bytes:
-                core.count("messages_unknown")  # no answer: two nodes that do not know each other's errors would never stop
-            elif handler is None:
-                core.send(source, m.error_message(message[1], 11, f"message type {kind} is not known here", False))
+                last = source
+            kind = message[0]
+            if kind in _REPLIES and type(source) is bytes:
+                fold = pending.get(message[1])
+                if fold is not None and fold.on_reply(core, source, message):
+                    pending.pop(message[1], None)
+                continue
+            handler = dispatch.get(kind)
+            if handler is None:
+                self._unknown(source, message)
             else:
                 handler(source, message)
         self._after_step()
+
+    def _unknown(self, source: Source, message: Message) -> None:
+        if type(source) is bytes:
+            self.core.count("messages_unknown")  # no answer: two nodes that do not know each other's errors would never stop
+        else:
+            self.core.send(source, m.error_message(message[1], 11, f"message type {message[0]} is not known here", False))
 
     def tick(self, now: float) -> None:
         """Run what is due."""
@@ -293,15 +297,8 @@ class Replica:
     def _forward(self, source: Source, message: Message) -> None:
         coordinate_put(self.core, ReplyTo(source, message[1], forwarded=True), message[2])
 
-    def _replicate(self, source: Source, message: Message) -> None:
-        assert type(source) is bytes
-        receive_replicate(self.core, source, message)
-
-    def _read(self, source: Source, message: Message) -> None:
-        assert type(source) is bytes
-        receive_read(self.core, source, message)
-
     def _gossip(self, source: bytes, message: Message) -> None:
+        self.core.liveness.detector.heartbeat(source, self.core.now)
         try:
             replies = self.gossip.receive(source, message, self.core.now)
         except ProtocolError:

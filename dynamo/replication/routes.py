@@ -20,30 +20,32 @@ class Route:
     standing: int  # the same, as the wire says it: OWNER or FALLBACK
     peers: tuple[bytes, ...]  # the other owners
     fallbacks: tuple[bytes, ...]  # the others, in the order in which they stand in
+    orders: tuple[tuple[bytes, ...], ...]
+    """Whom a read asks before the fallbacks, one order for each peer to begin with: this node if it is an owner, the other owners, this node if it is none."""
+
     reachable: int  # nodes, this one included
     owners_reachable: int
 
 
-class Routes:
-    """The routes by (partition, n)."""
+class Routes(dict[int, Route]):
+    """The routes by n << 16 | partition, where n is a bucket's N (0: the cluster's). A look-up costs what one in a dict does, but whoever looks has to see
+    first whether they are of the present `version` of the opinion about peers, and `forget` them if not."""
 
-    __slots__ = ("_liveness", "_node_id", "_ring", "_routes", "_version")
+    __slots__ = ("_liveness", "_node_id", "_ring", "version")
 
     def __init__(self, node_id: bytes, ring: Ring, liveness: Liveness) -> None:
         self._node_id = node_id
         self._ring = ring
         self._liveness = liveness
-        self._version = -1
-        self._routes: dict[tuple[int, int], Route] = {}
+        self.version = liveness.version
 
-    def get(self, partition: int, n: int) -> Route:
-        """The route of a partition for a bucket's N (0: the cluster's)."""
-        if self._version != self._liveness.version:
-            self._version = self._liveness.version
-            self._routes.clear()
-        route = self._routes.get((partition, n))
-        if route is None:
-            route = self._routes[partition, n] = self._find(partition, n)
+    def forget(self) -> None:
+        """The opinion has changed."""
+        self.version = self._liveness.version
+        self.clear()
+
+    def __missing__(self, place: int) -> Route:
+        route = self[place] = self._find(place & 0xFFFF, place >> 16)
         return route
 
     def _find(self, partition: int, n: int) -> Route:
@@ -52,4 +54,7 @@ class Routes:
         peers = tuple(node for node in owners if node != me and up(node))
         fallbacks = tuple(node for node in self._ring.preference(partition) if node != me and node not in owners and up(node))
         owner = me in owners
-        return Route(partition, owners, owner, m.OWNER if owner else m.FALLBACK, peers, fallbacks, 1 + len(peers) + len(fallbacks), owner + len(peers))
+        turns = [(*peers[turn:], *peers[:turn]) for turn in range(max(1, len(peers)))]
+        orders = tuple((me, *turn) if owner else (*turn, me) for turn in turns)
+        reachable = 1 + len(peers) + len(fallbacks)
+        return Route(partition, owners, owner, m.OWNER if owner else m.FALLBACK, peers, fallbacks, orders, reachable, owner + len(peers))

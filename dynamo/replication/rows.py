@@ -73,15 +73,19 @@ class Rows:
             return self._flying[key]
         data = self._read(key)
         row: Row | DynamoError | None
-        if data is None or isinstance(data, DynamoError):
-            row = data
-        else:
+        if type(data) is bytes:
             try:
                 row = decode_row(key, data)
             except CorruptRecord as error:
                 row = error
+        else:
+            row = data  # type: ignore[assignment]
         self._last = key, row  # whoever stages a row has just loaded it
         return row
+
+    def load_held(self, key: bytes) -> tuple[Row | DynamoError | None, Held | None]:
+        """`load` and `held`."""
+        return self.load(key), self.held(key) if self._staged or self._flying else None
 
     def held(self, key: bytes) -> Held | None:
         """Where to attach what rests on the newest version of the row; None if it is committed and may be shown now."""

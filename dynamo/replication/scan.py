@@ -201,7 +201,7 @@ class PendingScan:
 
     def _answer(self, core: Core, cursor: bytes) -> bool:
         core.pending.pop(self.request_id, None)
-        core.answer(self.reply_to, (m.SCAN_REPLY, 0, core.ring_number, core.ring_hash, tuple(self.entries), cursor, self.required))
+        core.answer(self.reply_to, (m.SCAN_REPLY, self.reply_to.reply_id, core.ring_number, core.ring_hash, tuple(self.entries), cursor, self.required))
         return True
 
     def _fail(self, core: Core, error: DynamoError) -> bool:
