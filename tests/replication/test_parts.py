@@ -189,3 +189,25 @@ class TestFolds:
         fold.outstanding = {b"a", b"b"}
         assert fold.add(b"a", m.OWNER, b"") == PENDING
         assert fold.fail(b"b", 1) == FAILED
+
+    @given(st.lists(st.tuples(st.sampled_from((b"a", b"b", b"c")), st.sampled_from((m.OWNER, m.FALLBACK)), st.integers(0, 4), st.booleans()), max_size=6))
+    def test_a_get_joins_the_last_reply_of_each_node(self, replies: list[tuple[bytes, int, int, bool]]) -> None:
+        shown = [b"", *_history()]
+        fold, last = GetFold(1, 0), dict[bytes, tuple[int, bytes]]()
+        for node, standing, which, very_same in replies:
+            record = shown[which] if very_same else bytes(bytearray(shown[which]))  # a digest stands for the very record that was sent out
+            fold.add(node, standing, record)
+            last[node] = standing, record
+            joined = b""
+            for _, other in last.values():
+                joined = records.merge(joined, other) if joined and other else joined or other
+            assert fold.merged() == joined
+            assert fold.final_action() == (joined, [at for at, (role, other) in last.items() if role == m.OWNER and other != joined])
+
+
+def _history() -> list[bytes]:
+    """A record, a later one, one beside that, and the join of the last two."""
+    first = records.put(b"", b"", 1, 1, 1, 1, b"o" * 16, b"first", False)
+    second = records.put(first, records.context(first), 2, 1, 1, 2, b"p" * 16, b"second", False)
+    beside = records.put(first, records.context(first), 3, 1, 1, 2, b"q" * 16, b"beside", False)
+    return [first, second, beside, records.merge(second, beside)]
