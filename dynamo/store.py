@@ -45,7 +45,7 @@ from dynamo.model.messages import Message
 from dynamo.net import identity
 from dynamo.replication import ActorLease, Replica, Settings
 from dynamo.replication.core import Core
-from dynamo.replication.stored import token_of
+from dynamo.replication.get import sealed_token
 from dynamo.storage.buffer import WriteBuffer
 from dynamo.storage.data_directory import DataDirectory
 from dynamo.storage.flush_thread import FlushThread
@@ -288,15 +288,15 @@ class Store(_Reads):
             self._hand_out(ready.messages)
             if ready.group is not None:
                 try:
-                    self._directory.engine.commit(ready.group)
+                    self._engine.commit(ready.group)
                 except (StorageFull, StorageFailed) as error:
                     replica.commit_failed(ready.group, error, now)
                 except BaseException as error:  # it may be on disk or not: the others are told so, and this thread gets what it was sent
-                    self._directory.engine.refresh()
+                    self._engine.refresh()
                     replica.commit_failed(ready.group, StorageFailed("the commit was interrupted"), now)
                     interrupted = error
                 else:
-                    self._directory.engine.refresh()
+                    self._engine.refresh()
                     replica.committed(ready.group, now)
                     self._hand_out(ready.messages_after_commit)
         if self._flushes is not None:
@@ -343,7 +343,9 @@ class _Opener:
 
     def context_of(self, key: bytes, bucket: bytes, record: bytes) -> Context:
         """What covers all of it."""
-        return Context(token_of(self._core, bucket, key, record))
+        definition = self._core.cluster.bucket(bucket)
+        time = records.visible(record)[2] if definition.record_kind == records.LAST_WRITE_WINS else 0  # no other token has one
+        return Context(sealed_token(self._core, bucket, key, definition, record, time))
 
 
 class _Call:

@@ -1,7 +1,7 @@
 """What the coordinators of one node share: its identity and views, its rows, its pending requests and its outbox.
 
 No policy lives here. `Replica` owns one `Core` and hands it to the parts (`local`, `put`, `get`, `forward`, `handoff`), which read and change it
-and talk to the world only by `send`.
+and talk to the world only by the outbox.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ class Core:
             return False
         self.ring = Ring.of(self.membership, self.cluster)
         self.ring_number, self.ring_hash = self.membership.ring_id
-        self.routes = Routes(self.node_id, self.ring, self.liveness)
+        self._routes = Routes(self.node_id, self.ring, self.liveness)
         self.definitions = (self.cluster.bucket(b"default"), *self.cluster.buckets.values())
         return True
 
@@ -171,7 +171,7 @@ class Core:
 
     def place(self, bucket: bytes, key: bytes) -> Place:
         """(definition of the bucket, row key, route) of a key: what every request begins with, on each node that it meets."""
-        cluster, routes = self.cluster, self.routes
+        cluster, routes = self.cluster, self._routes
         definition = cluster.bucket(bucket)
         at = row_kernel.inline_key(bucket, key, cluster.seed, cluster.partitions)
         if at is None:

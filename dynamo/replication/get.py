@@ -47,7 +47,7 @@ class GetFold:
         self.outstanding.discard(node)
         if not replies:
             self.record = record
-        elif record is not self.record:  # a digest stands for the very record that was sent out
+        elif record is not self.record and record != self.record:  # a digest stands for the very record that was sent out
             self.alike = False
         if standing_ == m.OWNER and node not in replies:
             self.owners_answered += 1

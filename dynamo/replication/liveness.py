@@ -36,19 +36,22 @@ class Liveness:
 
     def suspect(self, node: bytes) -> None:
         """The peer left a request unanswered."""
-        self._suspected.add(node)
-        self.version += 1
+        if node not in self._suspected:
+            self._suspected.add(node)
+            self.version += 1
 
     def connected(self, node: bytes) -> None:
         """The driver has a connection to the peer."""
-        self._disconnected.discard(node)
-        self._suspected.discard(node)
-        self.version += 1
+        if not self.up(node):
+            self._disconnected.discard(node)
+            self._suspected.discard(node)
+            self.version += 1
 
     def disconnected(self, node: bytes) -> None:
         """The driver has no connection to the peer and could not make one."""
-        self._disconnected.add(node)
-        self.version += 1
+        if node not in self._disconnected:
+            self._disconnected.add(node)
+            self.version += 1
 
     def up(self, node: bytes) -> bool:
         """Whether the peer is worth asking."""

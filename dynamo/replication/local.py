@@ -9,18 +9,12 @@ from __future__ import annotations
 from dynamo._core import record as records
 from dynamo.errors import CorruptRecord, DynamoError, Unavailable
 from dynamo.model import messages as m
-from dynamo.model.cluster import BucketDefinition
 from dynamo.model.messages import Message
 from dynamo.model.row import FALLBACK as STATUS_FALLBACK
 from dynamo.model.row import OWNED as STATUS_OWNED
 from dynamo.model.row import Row
 from dynamo.replication.core import Core
 from dynamo.replication.rows import NO_DIGEST
-
-
-def standing(core: Core, partition: int, definition: BucketDefinition) -> int:
-    """What this node is to the partition: OWNER or FALLBACK."""
-    return m.OWNER if core.node_id in core.owners(partition, definition) else m.FALLBACK
 
 
 def receive_replicate(core: Core, source: bytes, message: Message) -> None:
@@ -46,7 +40,7 @@ def receive_replicate(core: Core, source: bytes, message: Message) -> None:
                 held = core.rows.later(held, core.hints.held(core, target, row_key))
     except DynamoError as error:
         core.count("replicates_refused")
-        core.send(source, _stored(core, request_id, error.code, role, b"\0" * 16))
+        core.send(source, _stored(core, request_id, error.code, role, NO_DIGEST))
         return
     if purpose == m.PURPOSE_WRITE:
         _remember(core, operation, row_key, record)
@@ -126,9 +120,9 @@ def receive_read(core: Core, source: bytes, message: Message) -> None:
 def as_failed(core: Core, message: Message, error: DynamoError) -> Message:
     """What to send instead of an answer that rested on a commit that failed."""
     if message[0] == m.REPLICATE_REPLY:
-        return _stored(core, message[1], error.code, message[3], b"\0" * 16)
+        return _stored(core, message[1], error.code, message[3], NO_DIGEST)
     assert message[0] == m.READ_REPLY, f"message type {message[0]} may not wait for a commit"
-    return (m.READ_REPLY, message[1], error.code, message[3], b"\0" * 16, None, core.ring_number, core.ring_hash)
+    return (m.READ_REPLY, message[1], error.code, message[3], NO_DIGEST, None, core.ring_number, core.ring_hash)
 
 
 def _stored(core: Core, request_id: int, code: int, role: int, digest: bytes, durability: int | None = None) -> Message:

@@ -8,7 +8,7 @@
     replica.peer_up(node, now)       | replica.peer_down(node, now)
 
 It dispatches and holds no policy: that is in `put`, `get`, `forward`, `local`, `handoff`. No I/O, no clock, no randomness of its own. Messages are
-taken to be well formed (`wire.messages.check`).
+taken to be well formed, and of a type that their source may send (`wire.messages.check_all`).
 """
 
 from __future__ import annotations

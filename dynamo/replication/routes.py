@@ -14,7 +14,6 @@ from dynamo.replication.liveness import Liveness
 class Route:
     """One partition, seen from one node. `peers` and `fallbacks` can be reached and leave this node out."""
 
-    partition: int
     owners: tuple[bytes, ...]
     owner: bool  # whether this node is one of them
     standing: int  # the same, as the wire says it: OWNER or FALLBACK
@@ -57,4 +56,4 @@ class Routes(dict[int, Route]):
         turns = [(*peers[turn:], *peers[:turn]) for turn in range(max(1, len(peers)))]
         orders = tuple((me, *turn) if owner else (*turn, me) for turn in turns)
         reachable = 1 + len(peers) + len(fallbacks)
-        return Route(partition, owners, owner, m.OWNER if owner else m.FALLBACK, peers, fallbacks, orders, reachable, owner + len(peers))
+        return Route(owners, owner, m.OWNER if owner else m.FALLBACK, peers, fallbacks, orders, reachable, owner + len(peers))

@@ -21,7 +21,6 @@ from dynamo.model.messages import Message
 from dynamo.model.row import decode_row
 from dynamo.replication.core import Core, ReplyTo
 from dynamo.replication.get import sealed_token
-from dynamo.replication.local import standing
 from dynamo.replication.quorum import needed
 
 PAGE_ROWS = 256
@@ -78,7 +77,7 @@ def receive_scan_read(core: Core, source: bytes, message: Message) -> None:
     try:
         if not first < end <= core.cluster.partitions or end - first > PARTITIONS_PER_PAGE:
             raise InvalidRequest("no such partitions")
-        if any(standing(core, partition, definition) != m.OWNER for partition in range(first, end)):
+        if not all(core.node_id in core.owners(partition, definition) for partition in range(first, end)):
             role = m.FALLBACK
         page, whole = read_page(core, bucket, prefix, first, end, after, min(limit, PAGE_ROWS))
     except DynamoError as error:

@@ -7,7 +7,8 @@ state after one commit to that after a later one, and a group is never there by 
 Rows are in one of two layers: the young one takes what comes; the other is on its way to the disk. A flush that fails is no commit that failed: its
 rows were acknowledged and are shown, so they stay, under what came since, until the disk takes them. Meanwhile `failure` says why not, and
 nothing more is taken in. The one exception to the order of the disk's states is for a full disk (`written_beside`): rows and hints are removed there
-before what is older is written. Whoever removes them has made sure that they are on other disks, so nothing rests on the order.
+before what is older is written. Whoever removes them has made sure that they are on other disks, so no write rests on the order. A node that crashes
+before its next flush may know a ring by which it owns what it handed over: it holds nothing then until gossip or its peers tell it.
 """
 
 from __future__ import annotations

@@ -130,7 +130,3 @@ class Flushing:
     def next_deadline(self) -> float:
         """When `tick` wants to be called. Never while a flush is under way: the next one begins when that ends."""
         return inf if self._writing is not None else self._due
-
-    def flush_by(self, when: float) -> None:
-        """Have what is there flushed by then."""
-        self._due = min(self._due, when)
