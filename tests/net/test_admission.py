@@ -182,11 +182,15 @@ def test_a_client_that_stops_reading_is_cut_off_after_a_while_and_one_that_reads
             assert all(link.waiting_bytes for link in reactor.links.by_descriptor.values())
             await look()
             assert not reactor.counters["connections_cut_off"]
-            assert (await slow.receive())[1] in range(4)
-            await trio.testing.wait_all_tasks_blocked()
-            await look()
+            taken = 0
+            while not reactor.counters["connections_cut_off"] and taken < 3:  # what was on its way to the stopped one may be acknowledged late
+                assert (await slow.receive())[1] in range(4)
+                taken += 1
+                await trio.testing.wait_all_tasks_blocked()
+                await look()
             assert reactor.counters["connections_cut_off"] == 1 and reactor.counters["connections"] == 1
-            assert sorted([(await slow.receive())[1] for _ in range(3)])
+            for _ in range(4 - taken):
+                assert (await slow.receive())[1] in range(4)
             await look()
             await look()
             assert reactor.counters["connections_cut_off"] == 1  # who has nothing to take takes nothing
