@@ -10,6 +10,7 @@
 
 import { randomBytes } from "node:crypto";
 import net from "node:net";
+import { setTimeout as sleep } from "node:timers/promises";
 import { pathToFileURL } from "node:url";
 import { decode, encode } from "@msgpack/msgpack";
 
@@ -65,21 +66,17 @@ export class Client {
 
   // All siblings of the key, none if it is absent or deleted, and a context that covers what is shown: it belongs into the put that replaces them.
   async get(key, { bucket = "default", r = 0, pr = 0, timeoutMs = this.#timeoutMs } = {}) {
-    const fields = [bytes(bucket, "bucket"), bytes(key), r, pr, nodeMs(timeoutMs)];
+    const fields = (leftMs) => [bytes(bucket, "bucket"), bytes(key), r, pr, nodeMs(leftMs)];
     const [, , , , ownersAnswered, context, siblings] = await this.#request(GET, fields, GET_REPLY, timeoutMs);
     const shown = siblings.map(([value, actor, counter, time]) => ({ value, dot: { actor, counter }, time: hlcToDate(time) }));
     return { siblings: shown, context, ownersAnswered };
   }
 
   // Replaces what `context` covers; without one, adds a sibling beside whatever there is. Returns the context of this write.
-  put(key, value, options = {}) {
-    return this.#write(key, bytes(value, "value"), MODE_PUT, options);
-  }
+  put(key, value, options = {}) { return this.#write(key, bytes(value, "value"), MODE_PUT, options); }
 
   // Replaces what the node holds, in one round trip; a concurrent write that nobody has read may be lost.
-  set(key, value, options = {}) {
-    return this.#write(key, bytes(value, "value"), MODE_SET, { ...options, context: null });
-  }
+  set(key, value, options = {}) { return this.#write(key, bytes(value, "value"), MODE_SET, { ...options, context: null }); }
 
   // Deletes what `context` covers.
   delete(key, options) {
@@ -91,14 +88,21 @@ export class Client {
 
   async #write(key, value, mode, { bucket = "default", context = null, w = 0, pw = 0, timeoutMs = this.#timeoutMs, operation = randomBytes(16) }) {
     const covered = context === null ? null : bytes(context, "context");
-    const fields = [bytes(bucket, "bucket"), bytes(key), value, covered, mode, w, pw, nodeMs(timeoutMs), operation];
+    const fields = (leftMs) => [bytes(bucket, "bucket"), bytes(key), value, covered, mode, w, pw, nodeMs(leftMs), operation];
     const [, , , , token, actor, counter, unseenSiblings] = await this.#request(PUT, fields, PUT_REPLY, timeoutMs);
     return { context: token, dot: { actor, counter }, unseenSiblings };
   }
 
-  #request(type, fields, replyType, timeoutMs) {
-    const id = (this.#lastId = (this.#lastId % 0xffffffff) + 1); // below 2^32: a larger number would be encoded as a float
-    return this.#ask(id, [type, id, ...fields], replyType, timeoutMs);
+  // A node that is busy (Unavailable that requires nobody) did nothing: ask again after pauses that double, as long as there is time.
+  async #request(type, fields, replyType, timeoutMs) {
+    for (let pauseMs = 20, end = Date.now() + timeoutMs; ; pauseMs *= 2) {
+      const id = (this.#lastId = (this.#lastId % 0xffffffff) + 1), leftMs = end - Date.now(); // an id of 2^32 would be encoded as a float
+      const refused = await this.#ask(id, [type, id, ...fields(leftMs)], replyType, leftMs).catch((error) => error);
+      if (!(refused instanceof Error)) return refused;
+      const pause = pauseMs * (0.5 + Math.random());
+      if (refused.code !== 1 || refused.required !== 0 || Date.now() + pause >= end) throw refused;
+      await sleep(pause);
+    }
   }
 
   // Send a message; resolves to the reply with its request id.
@@ -156,10 +160,7 @@ export class Client {
     // else: the answer to a request that was given up
   }
 
-  #fail(text) {
-    this.#end(new DynamoError(15, text));
-    this.#socket.destroy();
-  }
+  #fail(text) { this.#end(new DynamoError(15, text)); this.#socket.destroy(); }
 
   #end(error) {
     this.#over ??= error;
@@ -168,7 +169,7 @@ export class Client {
 }
 
 const hlcToDate = (time) => new Date(Number((BigInt(time) >> 12n) / 1000n)); // from unix microseconds shifted left by 12 bits
-const nodeMs = (timeoutMs) => Math.ceil(Math.min(timeoutMs, 60_000)); // a node takes whole numbers, and works on nothing for longer
+const nodeMs = (timeoutMs) => Math.ceil(Math.max(1, Math.min(timeoutMs, 60_000))); // a node takes whole numbers, and works on nothing for longer
 const USAGE = "usage: client.mjs HOST:PORT get KEY | set KEY VALUE | put KEY VALUE [TOKEN] | delete KEY TOKEN";
 
 async function main([address, verb, key, ...rest]) {
@@ -193,8 +194,5 @@ async function main([address, verb, key, ...rest]) {
 }
 
 if (import.meta.url === pathToFileURL(process.argv[1] ?? "").href) {
-  main(process.argv.slice(2)).catch((error) => {
-    console.error(`${error.name}: ${error.message}`);
-    process.exitCode = 1;
-  });
+  main(process.argv.slice(2)).catch((error) => { console.error(`${error.name}: ${error.message}`); process.exitCode = 1; });
 }

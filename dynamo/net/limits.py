@@ -40,7 +40,7 @@ class Limits:
     """A client that takes none of the output that waits for it for so long, or up to twice as long, is cut off: what is kept for it is within the
     bounds, but of such clients there may be many."""
 
-    requests_in_flight_max: int = 512
+    requests_in_flight_max: int = 1024
     """Requests of clients that the replica was given and owes an answer, over all connections; one connection may have as many as are free, so half of them at
     most. Beyond it they are refused as busy, see `admission`. More admits longer queues, and answers that come after their client has gone; fewer
     leaves a node waiting for its peers with nothing to do."""

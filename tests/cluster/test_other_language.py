@@ -128,8 +128,8 @@ import assert from "node:assert/strict";
 import { Client, DynamoError } from "./client.mjs";
 
 const client = await Client.connect(process.argv[2]);
-const keys = Array.from({ length: 500 }, (_, i) => `key-${i}`);
-await Promise.all(keys.map((key) => client.set(key, key.repeat(40))));           // many in flight, answered in any order
+const keys = Array.from({ length: 2000 }, (_, i) => `key-${i}`);
+await Promise.all(keys.map((key) => client.set(key, key.repeat(40))));           // more in flight than a node takes, answered in any order
 const answers = await Promise.all(keys.map((key) => client.get(key)));
 answers.forEach(({ siblings }, i) => assert.equal(Buffer.from(siblings[0].value).toString(), keys[i].repeat(40)));
 assert.equal(answers[0].ownersAnswered, 1);
