@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable
 
 from dynamo.bench.workloads import MODIFY, READ, SCAN, SCAN_KEYS_MAX, key_of
@@ -30,7 +31,8 @@ class DynamoTalk:
         self._r = r
         self._w = w
         self._decoder = FrameDecoder(elements_max=ANSWER_ELEMENTS_MAX)
-        self._contexts: dict[bytes, bytes] = {}
+        # A plain dict finds its oldest entry behind all that were deleted before it: thousands, by the time it is laid out anew.
+        self._contexts: OrderedDict[bytes, bytes] = OrderedDict()
         self._keys: dict[int, bytes] = {}  # by slot, of the operations whose answer has a context
         self._modifying: set[int] = set()  # slots that have yet to write
         self._cursor = b""  # where the next scan goes on
@@ -103,7 +105,6 @@ class DynamoTalk:
         return done, failed, encode_all(more) if more else b""
 
     def _remember(self, key: bytes, context: bytes) -> None:
-        contexts = self._contexts
-        if key not in contexts and len(contexts) >= CONTEXTS_MAX:
-            del contexts[next(iter(contexts))]
-        contexts[key] = context
+        self._contexts[key] = context
+        if len(self._contexts) > CONTEXTS_MAX:
+            self._contexts.popitem(last=False)
