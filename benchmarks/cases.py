@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
 from random import Random
+from threading import Lock
 from types import ModuleType
 from typing import Any
 
@@ -101,9 +102,11 @@ def row_decode(module: ModuleType) -> Callable[[], Any]:
 def row_read(module: ModuleType) -> Callable[[], Any]:
     """From key to record, with a read that costs nothing."""
     key, row = stored_row(module)
-    stored = {key: row}
-    assert module.read_record(stored.get, SEED, 256, b"default", KEYS[0])
-    return partial(module.read_record, stored.get, SEED, 256, b"default", KEYS[0])
+    look = module.Look({key: row}.get)
+    look.open = True
+    reader = module.Reader(look, Lock(), SEED, 256, b"default")
+    assert reader.record(KEYS[0])
+    return partial(reader.record, KEYS[0])
 
 
 # --- the ring ---------------------------------------------------------------------------------------------------------

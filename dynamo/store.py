@@ -24,12 +24,13 @@ from time import monotonic
 from types import TracebackType
 from typing import Any, TypeVar
 from uuid import UUID
+from weakref import WeakSet
 
 from dynamo._core import record as records
 from dynamo._core import row as row_kernel
 from dynamo.api.codec import Codec, key_bytes
 from dynamo.api.context import Context
-from dynamo.api.result import Resolver, Result, Sibling, make_siblings
+from dynamo.api.result import About, Resolver, Result, Sibling, make_siblings
 from dynamo.api.update import MISSING, Change
 from dynamo.client import verbs
 from dynamo.client.addresses import seconds
@@ -55,18 +56,21 @@ Name = tuple[bytes, bytes]  # bucket, key
 STRIPES = 64
 RECORD_FORMAT = 1
 _PAUSE_S = 0.05
-_read_record, _unopened = row_kernel.read_record, Result.unopened
+_unopened = Result.unopened
 
 
 class _Process:
-    """The process this is, without a system call each time one is asked whether it was forked."""
+    """The process this is, without a system call each time one is asked whether it was forked; and the stores that it has open."""
 
     def __init__(self) -> None:
         self.pid = os.getpid()
+        self.stores: WeakSet[Store] = WeakSet()
         os.register_at_fork(after_in_child=self._forked)
 
     def _forked(self) -> None:
         self.pid = os.getpid()
+        for store in self.stores:
+            store._look.open = False
 
 
 _process = _Process()
@@ -76,27 +80,34 @@ class _Reads(Verbs):
     """Gets of a store, or of one of its buckets."""
 
     _store: Store
+    _reader: row_kernel.Reader | None = None  # as long as it is, and where values have a codec, gets are requests
+    _opener: _Opener
+    _about: About
+
+    def _prepare(self) -> None:
+        """What plain gets need, once store and place are known."""
+        store, place = self._store, self._place
+        core = store._replica.core
+        if place.codec is None:
+            self._reader = row_kernel.Reader(store._engine.look, store._driver, core.cluster.seed, core.cluster.partitions, place.bucket)
+        self._opener = _Opener(core, place.bucket)
+        self._about = 1, place.resolver, None
 
     def get(self, key: Key, *, r: int | None = None, pr: int | None = None, resolver: Resolver | None = None, timeout: float | None = None) -> Result:
         """Read the key: its siblings and the context that covers them. Absent keys are no error; the result says `found`."""
         # Most gets are of a row that is there, sound and alone. To read it costs a few microseconds, as LMDB does, and to ask the replica a hundred. All of
-        # it is in this one function because a call of another costs a tenth of that.
-        store, place = self._store, self._place
-        driver = store._driver
-        plain = r is None and pr is None and timeout is None and resolver is None and place.codec is None
-        if not plain or store._pid != _process.pid or driver.locked():
-            return self._run(verbs.get(place, key, r, pr, resolver), timeout)
-        name = key if type(key) is bytes else key_bytes(key)
-        record = None
-        with driver:  # not acquire() and try: a Ctrl-C between the two would leave it locked
-            if not (store._closed or store._broken):
-                try:
-                    record = _read_record(store._engine.look, store._seed, store._partitions, place.bucket, name)
-                except store._engine.look_errors:
-                    store._engine.refresh()  # the request meets it again, or does not
-        if record is None:
-            return self._run(verbs.get(place, key, r, pr, resolver), timeout)
-        return _unopened(name, (store._opener, place.bucket, record), 1, place.resolver)
+        # it is in this one function and the kernel because a call of another costs a tenth of that.
+        reader = self._reader
+        if r is None and pr is None and timeout is None and resolver is None and reader is not None:
+            name = key if type(key) is bytes else key_bytes(key)
+            try:
+                record = reader.record(name)
+            except self._store._engine.look_errors:
+                record = None
+                self._store._look_anew()
+            if record is not None:
+                return _unopened(name, self._opener, record, self._about)
+        return self._run(verbs.get(self._place, key, r, pr, resolver), timeout)
 
 
 class Store(_Reads):
@@ -113,16 +124,17 @@ class Store(_Reads):
         self._taken = 0  # calls given to the replica so far: the number of the last one
         self._waiting: dict[int, _Call] = {}  # those not yet answered
         self._answered = threading.Condition()  # some of them were
-        self._broken = False
         self._own = _OfThread()
         self._closed = False
         self._directory = DataDirectory(path, durability)
         try:
             self._replica = self._start(m.DURABILITIES[durability])
             engine = self._engine = self._directory.engine
-            self._seed, self._partitions = self._replica.core.cluster.seed, self._replica.core.cluster.partitions
-            self._opener = _Opener(self._replica.core)
             self._flushes = FlushThread(engine, self._driver) if isinstance(engine, WriteBuffer) else None
+            self._prepare()
+            self._look = engine.look  # Invariant: open while a step is neither under way nor was broken off
+            self._look.open = True
+            _process.stores.add(self)
         except BaseException:
             self._directory.close(self._directory.clean)
             raise
@@ -186,7 +198,8 @@ class Store(_Reads):
                 self._closed = True
                 if self._flushes is not None:
                     self._flushes.stop()
-                self._directory.close(clean=self._actor.staged is None and not self._broken)
+                whole, self._look.open = self._look.open, False
+                self._directory.close(clean=self._actor.staged is None and whole)
 
     def __enter__(self) -> Store:
         self._check_open()
@@ -226,6 +239,12 @@ class Store(_Reads):
             raise RuntimeError("the store was opened before a fork and is the parent's; open one after forking")
         if self._closed:
             raise RuntimeError("the store is closed")
+
+    def _look_anew(self) -> None:
+        """A look failed. The request that is made instead meets the failure again, or does not."""
+        with self._driver:
+            if self._look.open:
+                self._engine.refresh()
 
     def _deadline(self, timeout: float | None) -> float:
         return monotonic() + (self._timeout if timeout is None else seconds(timeout))
@@ -269,9 +288,9 @@ class Store(_Reads):
     def _drive(self) -> float | None:
         """Give the replica everything that waits, commit, and hand out its answers. Returns when it wants to be driven again."""
         self._check_open()  # again: it may have been closed while this thread waited for the lock
-        if self._broken:
+        if not self._look.open:
             raise RuntimeError("the store was interrupted in the middle of a step; close it and open it again")
-        self._broken = True  # until this step has come to its end: only an exception like Ctrl-C lets it not
+        self._look.open = False  # until this step has come to its end: only an exception like Ctrl-C lets it not
         batch: list[tuple[m.Source, Message]] = []
         while self._calls:
             call = self._calls.popleft()
@@ -301,7 +320,7 @@ class Store(_Reads):
                     self._hand_out(ready.messages_after_commit)
         if self._flushes is not None:
             self._flushes.note()
-        self._broken = False
+        self._look.open = True
         if interrupted is not None:
             raise interrupted
         return replica.next_deadline
@@ -332,20 +351,21 @@ class Store(_Reads):
 
 
 class _Opener:
-    """Reads results of `get` out of their records."""
+    """Reads results of a bucket's `get` out of their records."""
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, bucket: bytes) -> None:
         self._core = core
+        self._bucket = bucket
 
     def siblings_of(self, record: bytes) -> tuple[Sibling, ...]:
         """The live versions."""
         return make_siblings(records.visible(record)[0], None)
 
-    def context_of(self, key: bytes, bucket: bytes, record: bytes) -> Context:
+    def context_of(self, key: bytes, record: bytes) -> Context:
         """What covers all of it."""
-        definition = self._core.cluster.bucket(bucket)
+        definition = self._core.cluster.bucket(self._bucket)
         time = records.visible(record)[2] if definition.record_kind == records.LAST_WRITE_WINS else 0  # no other token has one
-        return Context(sealed_token(self._core, bucket, key, definition, record, time))
+        return Context(sealed_token(self._core, self._bucket, key, definition, record, time))
 
 
 class _Call:
@@ -372,6 +392,7 @@ class StoreBucket(_Reads):
     def __init__(self, store: Store, place: Place) -> None:
         self._store = store
         self._place = place
+        self._prepare()
 
     @property
     def name(self) -> str:

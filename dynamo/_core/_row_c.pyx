@@ -45,6 +45,11 @@ cdef inline const uint8_t* bytes_at(bytes data) noexcept:
     return <const uint8_t*> PyBytes_AS_STRING(data)
 
 
+cdef inline bytes tail_of(bytes data, Py_ssize_t start):
+    # What Cython makes of data[start:] goes by a slice object.
+    return PyBytes_FromStringAndSize(PyBytes_AS_STRING(data) + start, PyBytes_GET_SIZE(data) - start)
+
+
 cdef uint64_t hash_of(const uint8_t* data, Py_ssize_t size) except? 0:
     if size <= XXH3_SHORT_BYTES:
         return xxh3_64_short(data, size, 0)
@@ -64,10 +69,10 @@ cdef uint64_t checksum_of(bytes row_key, const uint8_t* head, Py_ssize_t size) e
 
 def inline_key(bytes bucket not None, bytes key not None, seed, Py_ssize_t partitions):
     """The row key of a key, u16 partition | bucket | 0x00 | key; None for one that is too long for that. `partitions` is a power of two up to 2^16."""
-    return inlined(bucket, key, seed, partitions)
+    return inlined(bucket, key, PyLong_AsUnsignedLongLongMask(seed), partitions)
 
 
-cdef bytes inlined(bytes bucket, bytes key, seed, Py_ssize_t partitions):
+cdef bytes inlined(bytes bucket, bytes key, uint64_t seed, Py_ssize_t partitions):
     cdef Py_ssize_t named = PyBytes_GET_SIZE(bucket), size = named + 1 + PyBytes_GET_SIZE(key)
     cdef uint64_t position, partition
     cdef bytes out
@@ -80,7 +85,7 @@ cdef bytes inlined(bytes bucket, bytes key, seed, Py_ssize_t partitions):
     p[named] = 0
     memcpy(p + named + 1, bytes_at(key), size - named - 1)
     if size <= XXH3_SHORT_BYTES:
-        position = xxh3_64_short(p, size, PyLong_AsUnsignedLongLongMask(seed))
+        position = xxh3_64_short(p, size, seed)
     else:
         position = xxh3_64_intdigest(PyMemoryView_FromMemory(<char*> p, size, PyBUF_READ), seed)
     # The top bits: the high half of the product. A power of two up to 2^16, so that it fits.
@@ -122,26 +127,59 @@ def decode(bytes row_key not None, bytes data not None, bint verify):
     cdef const uint8_t* p = bytes_at(data)
     cdef Py_ssize_t record_at = proved(row_key, data, verify), head_end = record_at - CHECKSUM_BYTES
     return (
-        p[1], load64(p + SINCE_ACTOR_AT), load64(p + SINCE_AT), data[DIGEST_AT:LENGTH_AT],
-        data[HEAD_BYTES:head_end] if head_end > HEAD_BYTES else b"", data[record_at:],
+        p[1], load64(p + SINCE_ACTOR_AT), load64(p + SINCE_AT), PyBytes_FromStringAndSize(<const char*> p + DIGEST_AT, DIGEST_BYTES),
+        data[HEAD_BYTES:head_end] if head_end > HEAD_BYTES else b"", tail_of(data, record_at),
     )
 
 
-def read_record(read, seed, Py_ssize_t partitions, bytes bucket not None, bytes key not None):
-    """The record of a key, by way of `read`, which returns what is stored under a row key: b"" where that is None. Returns None where more has to be
-    seen to: `read` returned anything else, the row is damaged or has no record, the key is empty or too long for its row key."""
-    cdef bytes row_key = inlined(bucket, key, seed, partitions) if PyBytes_GET_SIZE(key) else None
-    cdef Py_ssize_t record_at
-    if row_key is None:
-        return None
-    data = read(row_key)
-    if type(data) is not bytes:
-        return b"" if data is None else None
-    try:
-        record_at = proved(row_key, data, True)
-    except CorruptRecord:
-        return None
-    return (<bytes> data)[record_at:] or None
+cdef class Look:
+    """How to read the rows of one engine with nothing around it; the words are in the twin."""
+
+    cdef public object read
+    cdef public bint open
+
+    def __init__(self, read):
+        self.read = read
+        self.open = False
+
+
+cdef class Reader:
+    """Reads records of one bucket by way of a Look, while nobody else holds the engine's lock."""
+
+    cdef Look look
+    cdef object locked, enter, release
+    cdef uint64_t seed
+    cdef Py_ssize_t partitions
+    cdef bytes bucket
+
+    def __init__(self, Look look not None, lock, seed, Py_ssize_t partitions, bytes bucket not None):
+        self.look, self.locked, self.enter, self.release = look, lock.locked, lock.__enter__, lock.release
+        self.seed, self.partitions, self.bucket = PyLong_AsUnsignedLongLongMask(seed), partitions, bucket
+
+    def record(self, bytes key not None):
+        """The record of the key, b"" where it is absent; None where more has to be seen to. What `read` raises is raised."""
+        cdef Look look = self.look
+        cdef bytes row_key
+        cdef Py_ssize_t record_at
+        if PyBytes_GET_SIZE(key) == 0 or not look.open:
+            return None
+        row_key = inlined(self.bucket, key, self.seed, self.partitions)
+        if row_key is None or self.locked():
+            return None
+        self.enter()
+        try:  # a Ctrl-C cannot come in between: signals are heard between instructions of Python's
+            if not look.open:
+                return None
+            data = look.read(row_key)
+        finally:
+            self.release()
+        if type(data) is not bytes:
+            return b"" if data is None else None
+        try:
+            record_at = proved(row_key, data, True)
+        except CorruptRecord:
+            return None
+        return tail_of(data, record_at) or None
 
 
 cdef Py_ssize_t proved(bytes row_key, bytes data, bint verify) except -1:

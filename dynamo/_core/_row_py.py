@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from struct import Struct
+from types import TracebackType
+from typing import Protocol
 
 from xxhash import xxh3_64_digest
 
@@ -28,6 +30,15 @@ _HEAD = Struct(">BBQQ16sH")
 _HEAD_BYTES = _HEAD.size
 _CHECKSUM_BYTES = 8
 _INLINE_RECORD_AT = _HEAD_BYTES + _CHECKSUM_BYTES
+
+
+class Lock(Protocol):
+    """What a Reader needs of a lock."""
+
+    def locked(self) -> bool: ...
+    def __enter__(self) -> bool: ...
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None, /) -> None: ...
+
 
 Fields = tuple[int, int, int, bytes, bytes, bytes]  # status, since_actor, since, digest, full key, record
 
@@ -72,16 +83,43 @@ def decode(row_key: bytes, data: bytes, verify: bool) -> Fields:
     return status, since_actor, since, digest, full_key, record
 
 
-def read_record(read: Callable[[bytes], object], seed: int, partitions: int, bucket: bytes, key: bytes) -> bytes | None:
-    """The record of a key, by way of `read`, which returns what is stored under a row key: b"" where that is None. Returns None where more has to be
-    seen to: `read` returned anything else, the row is damaged or has no record, the key is empty or too long for its row key."""
-    row_key = inline_key(bucket, key, seed, partitions) if key else None
-    if row_key is None:
-        return None
-    data = read(row_key)
-    if type(data) is not bytes:
-        return b"" if data is None else None
-    try:
-        return decode(row_key, data, True)[5] or None
-    except CorruptRecord:
-        return None
+class Look:
+    """How to read the rows of one engine with nothing around it. `read`, which the engine sets, returns what is stored under a row key, None where nothing
+    is; `open` says whether one may do so now, and is for whoever drives the engine to set."""
+
+    __slots__ = ("open", "read")
+
+    def __init__(self, read: Callable[[bytes], object]) -> None:
+        self.read = read
+        self.open = False
+
+
+class Reader:
+    """Reads records of one bucket by way of a Look, while nobody else holds the engine's lock."""
+
+    __slots__ = ("_bucket", "_lock", "_look", "_partitions", "_seed")
+
+    def __init__(self, look: Look, lock: Lock, seed: int, partitions: int, bucket: bytes) -> None:
+        self._look = look
+        self._lock = lock
+        self._seed = seed
+        self._partitions = partitions
+        self._bucket = bucket
+
+    def record(self, key: bytes) -> bytes | None:
+        """The record of the key, b"" where it is absent. None where more has to be seen to: the lock is held or the look not open, `read` returned
+        anything else, the row is damaged or has no record, the key is empty or too long for its row key. What `read` raises is raised."""
+        look = self._look
+        row_key = inline_key(self._bucket, key, self._seed, self._partitions) if key else None
+        if row_key is None or not look.open or self._lock.locked():
+            return None
+        with self._lock:  # not acquire() and try: a Ctrl-C between the two would leave it locked
+            if not look.open:
+                return None
+            data = look.read(row_key)
+        if type(data) is not bytes:
+            return b"" if data is None else None
+        try:
+            return decode(row_key, data, True)[5] or None
+        except CorruptRecord:
+            return None

@@ -36,19 +36,23 @@ class Opener(Protocol):
 
     def siblings_of(self, record: bytes) -> tuple[Sibling, ...]: ...
 
-    def context_of(self, key: bytes, bucket: bytes, record: bytes) -> Context: ...
+    def context_of(self, key: bytes, record: bytes) -> Context: ...
+
+
+About = tuple[int, Resolver | None, str | None]  # owners answered, what makes one value of several, cursor
 
 
 class Result:
     """The answer of a read; immutable. Absent or deleted: `found` is False, `siblings` and `values` are empty, `value` is None; the context is
     still there, to be given to the write that creates the key anew. Equal are those of equal key, siblings, context and owners answered."""
 
-    __slots__ = ("_about", "_context", "_key", "_siblings", "_source")
+    __slots__ = ("_about", "_context", "_key", "_opener", "_record", "_siblings")
 
-    _siblings: tuple[Sibling, ...] | None
-    _context: Context | None
-    _source: tuple[Opener, bytes, bytes] | None
-    _about: tuple[int, Resolver | None, str | None]
+    _siblings: tuple[Sibling, ...]  # unset until the opener has made them, and so is the context
+    _context: Context
+    _opener: Opener | None
+    _record: bytes
+    _about: About
 
     def __init__(
         self, key: bytes, siblings: tuple[Sibling, ...], context: Context, owners_answered: int, resolver: Resolver | None = None, cursor: str | None = None
@@ -56,17 +60,18 @@ class Result:
         self._key = key
         self._siblings = siblings
         self._context = context
-        self._source = None
+        self._opener = None
+        self._record = b""
         self._about = owners_answered, resolver, cursor
 
     @staticmethod
-    def unopened(key: bytes, source: tuple[Opener, bytes, bytes], owners_answered: int, resolver: Resolver | None) -> Result:
-        """A result that reads its siblings and its context out of a record when they are asked for. `source`: who can, the bucket, the record."""
+    def unopened(key: bytes, opener: Opener, record: bytes, about: About) -> Result:
+        """A result whose siblings and context `opener` reads out of the record when they are asked for."""
         self = _new(Result)
         self._key = key
-        self._siblings = self._context = None
-        self._source = source
-        self._about = owners_answered, resolver, None
+        self._opener = opener
+        self._record = record
+        self._about = about
         return self
 
     @property
@@ -77,22 +82,22 @@ class Result:
     @property
     def siblings(self) -> tuple[Sibling, ...]:
         """The live versions, sorted by dot."""
-        siblings = self._siblings
-        if siblings is None:
-            assert self._source is not None
-            opener, _, record = self._source
-            self._siblings = siblings = opener.siblings_of(record)
-        return siblings
+        try:
+            return self._siblings
+        except AttributeError:
+            assert self._opener is not None
+            self._siblings = siblings = self._opener.siblings_of(self._record)
+            return siblings
 
     @property
     def context(self) -> Context:
         """Covers all siblings, and the deletes beside them; for the write that replaces them."""
-        context = self._context
-        if context is None:
-            assert self._source is not None
-            opener, bucket, record = self._source
-            self._context = context = opener.context_of(self._key, bucket, record)
-        return context
+        try:
+            return self._context
+        except AttributeError:
+            assert self._opener is not None
+            self._context = context = self._opener.context_of(self._key, self._record)
+            return context
 
     @property
     def owners_answered(self) -> int:
@@ -141,9 +146,8 @@ class Result:
         Raises ConflictError, whose `.result` is this result, for several siblings without a resolver. Merge its `values` and put the merged
         value with its `context`, or read with `resolver=`.
         """
-        if self._siblings is None:
-            assert self._source is not None
-            value = single_value(self._source[2])
+        if self._opener is not None:
+            value = single_value(self._record)
             if value is not None:
                 return value
         siblings = self.siblings

@@ -16,6 +16,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Collection
 
+from dynamo._core import row as row_kernel
 from dynamo.errors import DynamoError, StorageFailed
 from dynamo.model.group import Group
 from dynamo.storage.engine import KEY_BYTES_MAX, StorageEngine, Table
@@ -100,7 +101,7 @@ class WriteBuffer:
     def __init__(self, engine: StorageEngine, bytes_max: int = BYTES_MAX) -> None:
         self.engine = engine
         self.bytes_max = bytes_max
-        self.look = self.read
+        self.look = row_kernel.Look(self.read)
         self.failure: DynamoError | None = None  # of the last flush
         self._young = _Layer()
         self._flushing: _Layer | None = None

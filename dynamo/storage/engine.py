@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Literal, Protocol
 
+from dynamo._core import row as row_kernel
 from dynamo.errors import DynamoError
 from dynamo.model.group import Group
 
@@ -23,10 +24,9 @@ Table = Literal["objects", "hints", "meta"]
 class StorageEngine(Protocol):
     """Reads see every commit that ended before the last `refresh()`; later ones they may see or not."""
 
-    @property
-    def look(self) -> Callable[[bytes], bytes | DynamoError | None]:
-        """`read` with nothing around it, for who counts fractions of a microsecond. To be fetched anew for each call. It may raise one of `look_errors`:
-        then `refresh`, and let `read` say what that is."""
+    look: row_kernel.Look
+    """`read` with nothing around it, for who counts fractions of a microsecond. It may raise one of `look_errors`: then `refresh`, and let `read` say what
+    that is."""
 
     look_errors: tuple[type[Exception], ...]
 

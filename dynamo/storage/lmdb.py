@@ -23,6 +23,7 @@ from itertools import islice, takewhile
 
 import lmdb
 
+from dynamo._core import row as row_kernel
 from dynamo.errors import ConfigError, DynamoError, StorageFailed, StorageFull
 from dynamo.model.group import Group
 from dynamo.storage.engine import Table
@@ -62,7 +63,7 @@ class LmdbEngine:
             self._environment.close()
             raise
         self._reader: lmdb.Transaction[bytes] | None = None
-        self.look: Callable[[bytes], bytes | None] = self._look_first
+        self.look = row_kernel.Look(self._look_first)
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -119,13 +120,13 @@ class LmdbEngine:
     def refresh(self) -> None:
         # py-lmdb has no reset and renew: a transaction that was aborted and let go of is the spare that begin() takes.
         reader, self._reader = self._reader, None
-        self.look = self._look_first
+        self.look.read = self._look_first
         if reader is not None:
             reader.abort()
 
     def _begin_reading(self) -> lmdb.Transaction[bytes]:
         self._reader = reader = self._environment.begin(self._objects)
-        self.look = reader.get
+        self.look.read = reader.get
         return reader
 
     def _look_first(self, row_key: bytes) -> bytes | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Collection
 
+from dynamo._core import row as row_kernel
 from dynamo.errors import DynamoError, StorageFailed
 from dynamo.model.group import Group
 from dynamo.storage.engine import KEY_BYTES_MAX, Table
@@ -55,7 +56,7 @@ class MemoryEngine:
 
     def __init__(self) -> None:
         self._objects, self._hints, self._meta = _Rows(), _Rows(), _Rows()
-        self.look = self.read
+        self.look = row_kernel.Look(self.read)
 
     def read(self, row_key: bytes) -> bytes | DynamoError | None:
         return self._objects.rows.get(row_key)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection
 from random import Random
 from typing import NamedTuple
 
+from dynamo._core import row as row_kernel
 from dynamo.errors import DynamoError, StorageFailed, StorageFull
 from dynamo.model.group import Group
 from dynamo.replication import operations
@@ -170,7 +171,8 @@ class DiskEngine:
     def __init__(self, disk: Disk, refusal: Callable[[], DynamoError | None]) -> None:
         self._disk = disk
         self._refusal = refusal
-        self.read = self.look = disk.read
+        self.read = disk.read
+        self.look = row_kernel.Look(disk.read)
 
     def read_meta(self, name: bytes) -> bytes | None:
         return self._disk.meta.get(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from threading import Lock
 from types import ModuleType
 from typing import Any
 
@@ -180,10 +181,47 @@ def test_reading_a_record(cores: tuple[Any, Any], fields: tuple[int, bytes, int,
         for _ in range(data.draw(st.integers(0, 1))):
             row[data.draw(st.integers(0, len(row) - 1))] ^= 1
         stored = data.draw(st.sampled_from([bytes(row), bytes(row), None, ValueError()]))
-    found = [twin.row.read_record(lambda at: stored if at == key else b"another", 9, 16, b"bucket", name) for twin in cores]
+    found = [reader(twin.row, lambda at: stored if at == key else b"another").record(name) for twin in cores]
     assert found[0] == found[1] and found[0] in (record, b"", None)
     assert found[0] != b"" or stored is None
-    assert compiled.row.read_record(lambda at: stored, 9, 16, b"bucket", b"") is pure.row.read_record(lambda at: stored, 9, 16, b"bucket", b"") is None
+    assert reader(compiled.row, lambda at: stored).record(b"") is reader(pure.row, lambda at: stored).record(b"") is None
+
+
+def reader(row_kernel: Any, read: Any, lock: Any = None) -> Any:
+    """One of a look that is open."""
+    look = row_kernel.Look(read)
+    assert look.open is False
+    look.open = True
+    return row_kernel.Reader(look, lock or Lock(), 9, 16, b"bucket")
+
+
+def test_a_reader_reads_while_the_look_is_open_and_nobody_has_the_lock(row_kernel: ModuleType, records: ModuleType) -> None:
+    lock = Lock()
+    stored: dict[bytes, bytes] = {}
+    held: list[bool] = []
+    row_key = row_kernel.inline_key(b"bucket", b"key", 9, 16)
+    kept = records.put(b"", b"", 7, 3, 3, 1, bytes(16), b"value", False)
+    stored[row_key] = row_kernel.encode(row_key, (0, 0, 0, bytes(16), b"", kept))
+
+    def read(at: bytes) -> Any:
+        held.append(lock.locked())
+        return stored[at]
+
+    look = row_kernel.Look(read)
+    reads = row_kernel.Reader(look, lock, 9, 16, b"bucket")
+    assert reads.record(b"key") is None
+    look.open = True
+    assert reads.record(b"key") == kept and held == [True] and not lock.locked()
+    with lock:
+        assert reads.record(b"key") is None
+    stored.clear()
+    with pytest.raises(KeyError):
+        reads.record(b"key")
+    assert not lock.locked()
+    look.read = lambda at: None
+    assert reads.record(b"key") == b""
+    look.open = False
+    assert reads.record(b"key") is None and held == [True, True]
 
 
 @given(

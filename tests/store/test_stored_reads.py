@@ -116,7 +116,7 @@ def test_what_is_damaged_or_unreadable_is_left_to_a_request(store: Store, reques
         """How many requests a get makes that finds this at its first look."""
         requests.clear()
         with monkeypatch.context() as patch:
-            patch.setattr(engine, "look", lambda key: outcome)
+            patch.setattr(engine.look, "read", lambda key: outcome)
             assert store.get("one").value == b"first"
         return len(requests)
 
@@ -132,9 +132,9 @@ def test_a_look_that_fails_is_left_to_a_request(tmp_path: Path) -> None:
         assert store.get("one").value == b"first"
         engine._reader.abort()  # type: ignore[attr-defined]
         with pytest.raises(engine.look_errors):
-            engine.look(b"at")
+            engine.look.read(b"at")
         assert store.get("one").value == b"first"
-        assert engine.look(store._replica.core.locate(b"default", b"one")[1])
+        assert engine.look.read(store._replica.core.locate(b"default", b"one")[1])
 
 
 def test_a_damaged_row_is_an_error(tmp_path: Path) -> None:
