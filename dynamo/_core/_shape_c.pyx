@@ -69,6 +69,9 @@ cdef class Fields:
 
     def unfit(self, tuple values not None):
         """FITS, or the place in `values` of the first field that does not fit; TOO_SHORT; NO_HEAD for a type or request id that is no integer."""
+        return self.place(values)
+
+    cdef Py_ssize_t place(self, tuple values) except? -9:
         cdef Py_ssize_t i
         if PyTuple_GET_SIZE(values) < self.size:
             return SHORT
@@ -82,6 +85,20 @@ cdef class Fields:
             for place, judge in self.nested:
                 judge(values[place])
         return FITS_ALL
+
+
+def first_unfit(list messages not None, dict fields not None):
+    """FITS, or the place of the first message whose type has no fields here or that does not fit them."""
+    cdef Py_ssize_t i
+    cdef tuple message
+    for i in range(len(messages)):
+        message = messages[i]
+        if message is None:
+            raise TypeError("a message is a tuple")
+        expected = fields.get(message[0])
+        if expected is None or (<Fields?> expected).place(message) != FITS_ALL:
+            return i
+    return FITS_ALL
 
 
 cdef bint fits(object value, const Bound* bound) except -1:

@@ -6,12 +6,12 @@
 `values` is a decoded array: `first` integers (type and request id of a message; none in a nested array), then the fields, then what later versions
 may have appended, which is not looked at. `types` are the exact types a field may have, out of int, bytes, None's, str, bool and tuple. `low` and
 `high` bound an integer, or the length of bytes, text or an array; a field of several types has no bounds, and int stands alone. `nested(value)`
-judges what is in a field, last of all, and raises.
+judges what is in a field, last of all, and raises. `first_unfit` does so for the messages of a piece of a stream.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from typing import Any
 
@@ -63,3 +63,12 @@ class Fields:
             if not low <= (value if type(value) is int else len(value)) <= high:
                 return i
         raise AssertionError("all fields fit after all")
+
+
+def first_unfit(messages: list[tuple[Any, ...]], fields: Mapping[int, Fields]) -> int:
+    """FITS, or the place of the first message whose type has no fields here or that does not fit them."""
+    for i, message in enumerate(messages):
+        expected = fields.get(message[0])
+        if expected is None or expected.unfit(message) != FITS:
+            return i
+    return FITS

@@ -32,16 +32,16 @@ class Admission:
         self.in_flight = 0
         self.refused = 0  # since the start, for want of room or of time
 
-    def enter(self, own: int) -> bool:
-        """Whether to take one more request from where `own` are in flight. If so it counts until `leave`."""
-        if own >= self._max - self.in_flight:
-            return False
-        self.in_flight += 1
-        return True
+    def enter(self, own: int, asked: int = 1) -> int:
+        """How many of `asked` requests to take from where `own` are in flight. Each counts until `leave`."""
+        # The last of them finds as many more of its own, and as many fewer free.
+        taken = max(0, min(asked, (self._max - self.in_flight - own + 1) // 2))
+        self.in_flight += taken
+        return taken
 
-    def leave(self) -> None:
-        """A request that had entered is answered."""
-        self.in_flight -= 1
+    def leave(self, count: int = 1) -> None:
+        """Requests that had entered are answered."""
+        self.in_flight -= count
         # Invariant: who leaves has entered.
         assert self.in_flight >= 0
 

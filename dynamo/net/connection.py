@@ -10,7 +10,6 @@ given to a new socket within the same batch.
 from __future__ import annotations
 
 import socket
-from enum import Enum, auto
 
 from dynamo.model.messages import ROLE_CLIENT, Message, Source
 from dynamo.net.polling import READ, WRITE
@@ -20,14 +19,14 @@ RECEIVE_BYTES = 65_536
 ANSWER_BYTES_FIRST = 1024 * 1024  # what an answer is taken to have before there was one
 
 
-class State(Enum):
-    """Where a connection is on its way."""
+class State:
+    """Where a connection is on its way. No Enum: to name one of its members takes 0.2 us, some four times a request."""
 
-    CONNECTING = auto()  # dialled, not yet connected
-    GREETING = auto()  # HELLO or its answer is awaited
-    OPEN = auto()
-    REFUSED = auto()  # an ERROR is on its way out; what still comes in is thrown away
-    CLOSED = auto()
+    CONNECTING = "connecting"  # dialled, not yet connected
+    GREETING = "greeting"  # HELLO or its answer is awaited
+    OPEN = "open"
+    REFUSED = "refused"  # an ERROR is on its way out; what still comes in is thrown away
+    CLOSED = "closed"
 
 
 class Connection:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import itemgetter
 
 from dynamo.errors import ConfigError, DynamoError, ProtocolError, ValueTooLarge
 from dynamo.model.messages import (
@@ -26,6 +27,7 @@ from dynamo.wire.frames import encode
 from dynamo.wire.messages import check_all
 
 Admin = Callable[[Message], Message]
+_KIND = itemgetter(0)
 ADMIN = frozenset((JOIN, CLUSTER_STATUS, PREFERENCE_LIST, STATS))  # answered beside the replica
 
 
@@ -82,11 +84,12 @@ class Inbox:
         if role == ROLE_PEER:
             batch += [(source, message) for message in messages]
             return
-        for message in messages:
-            if message[0] in ADMIN:
-                self._links.push(connection, self._admin_frame(message))
-            else:
-                connection.backlog.append(message)
+        if not ADMIN.isdisjoint(map(_KIND, messages)):
+            for message in messages:
+                if message[0] in ADMIN:
+                    self._links.push(connection, self._admin_frame(message))
+            messages = [message for message in messages if message[0] not in ADMIN]
+        connection.backlog += messages
         self.resume(connection, batch, now)
 
     def _admin_frame(self, message: Message) -> bytes:
@@ -99,26 +102,26 @@ class Inbox:
     def resume(self, connection: Connection, batch: Batch, now: float) -> None:
         """Give as many of a client's requests to the replica as the window of its answers lets through; the rest wait, and are not added to meanwhile.
         What this node has no room for, or what waited too long, is refused."""
-        # Nothing was read since the backlog began, so all of it has waited at least so long.
-        waited_s = now - connection.paused_at if connection.paused_at else 0.0
-        waiting = connection.backlog
+        waiting, connection.backlog = connection.backlog, []
+        if connection.paused_at:
+            # Nothing was read since the backlog began, so all of it has waited at least so long.
+            waited_s = now - connection.paused_at
+            for message in waiting:
+                if expired(message, waited_s):
+                    self._refuse(connection, too_late(message))
+            waiting = [message for message in waiting if not expired(message, waited_s)]
         room = 0
         if connection.output_bytes <= self._limits.output_pause_bytes:
-            room = max(0, connection.room(self._limits.output_bytes_max))
-        looked_at, source, admission = 0, connection.source, self._admission
-        for message in waiting:
-            if waited_s and expired(message, waited_s):
-                self._refuse(connection, too_late(message))
-            elif room <= 0:
-                break
-            elif admission.enter(connection.unanswered):
-                room -= 1
-                connection.unanswered += 1
-                batch.append((source, message))
-            else:
+            room = min(len(waiting), max(0, connection.room(self._limits.output_bytes_max)))
+        taken = self._admission.enter(connection.unanswered, room)
+        connection.unanswered += taken
+        source = connection.source
+        batch += [(source, message) for message in waiting[:taken]]
+        if taken < room:
+            for message in waiting[taken:]:
                 self._refuse(connection, busy(message))
-            looked_at += 1
-        connection.backlog = waiting[looked_at:]
+        else:
+            connection.backlog = waiting[taken:]
         connection.paused_at = (connection.paused_at or now) if connection.backlog else 0.0
         if connection.backlog or not connection.mask & READ:
             self._links.watch(connection)

@@ -86,7 +86,8 @@ class Peers:
         return peer.links[-1].nonce if peer is not None and peer.links else None
 
     def send(self, node_id: NodeId, frame: bytes, now: float) -> None:
-        """Send over the link that came up last; without one, dial and queue. A peer that just failed loses the message, as a network would."""
+        """Send a frame, or several in one, over the link that came up last; without one, dial and queue. A peer that just failed loses it, as a network
+        would."""
         peer = self._peers.get(node_id)
         if peer is None:
             peer = self._peers[node_id] = Peer(node_id)

@@ -12,7 +12,7 @@ from math import inf
 
 from dynamo.errors import ValueTooLarge
 from dynamo.model.group import Group
-from dynamo.model.messages import PUT_REPLY, Message, error_message
+from dynamo.model.messages import PUT_REPLY, Message, NodeId, error_message
 from dynamo.net.admission import Admission
 from dynamo.net.commits import BufferedCommits, Commits
 from dynamo.net.connection import Connection
@@ -20,7 +20,7 @@ from dynamo.net.driven import Batch, ReplicaLike
 from dynamo.net.links import Links
 from dynamo.net.local import LocalPort
 from dynamo.net.peers import Peers
-from dynamo.wire.frames import encode
+from dynamo.wire.frames import encode, encode_all
 
 _log = logging.getLogger("dynamo.net")
 
@@ -105,30 +105,48 @@ class Pump:
         return inf if self._buffered is None else self._buffered.next_deadline
 
     def send(self, messages: Batch, now: float) -> None:
-        """Queue messages, each encoded once even if several destinations get the same one in a row."""
-        last: Message | None = None
-        frame = b""
+        """Queue messages; those for a peer in one piece. What a step sends to whom in which order stays so for each destination."""
+        if not messages:
+            return
+        to_peers: dict[NodeId, list[Message]] = {}
+        answered, clients, encode, push = 0, self.clients, self._encode, self._links.push
         for destination, message in messages:
-            if message is not last:
-                last, frame = message, b""
-            if type(destination) is int:
-                self._admission.leave()
-                client = self.clients.get(destination)
-                if client is None:
-                    self.counters["replies_dropped"] += 1
-                elif type(client) is Connection:
-                    frame = frame or self._encode(message) or self._too_large(message)
-                    self._links.push(client, frame)
-                    client.answered(len(frame))
+            if type(destination) is bytes:
+                waiting = to_peers.get(destination)
+                if waiting is None:
+                    to_peers[destination] = [message]
                 else:
-                    assert type(client) is LocalPort
-                    client.deliver(message)
+                    waiting.append(message)
+                continue
+            assert type(destination) is int
+            answered += 1
+            client = clients.get(destination)
+            if client is None:
+                self.counters["replies_dropped"] += 1
+            elif type(client) is Connection:
+                frame = encode(message) or self._too_large(message)
+                push(client, frame)
+                client.answered(len(frame))
             else:
-                assert type(destination) is bytes
-                frame = frame or self._encode(message)
-                if frame:
-                    self._peers.send(destination, frame, now)
+                assert type(client) is LocalPort
+                client.deliver(message)
+        if answered:
+            self._admission.leave(answered)
+        for node_id, waiting in to_peers.items():
+            self._send_to_peer(node_id, waiting, now)
         self.counters["messages_out"] += len(messages)
+
+    def _send_to_peer(self, node_id: NodeId, messages: list[Message], now: float) -> None:
+        """In one piece over a link that is up. While there is none, as many as may wait for it do."""
+        if self._peers.connected(node_id):
+            try:
+                self._peers.send(node_id, encode_all(messages, self._frame_bytes_max), now)
+                return
+            except ValueTooLarge:
+                pass  # one of them: the others go
+        for message in messages:
+            if frame := self._encode(message):
+                self._peers.send(node_id, frame, now)
 
     def _encode(self, message: Message) -> bytes:
         """The frame of a message; b"" for one larger than others accept, which is lost as if by the network."""

@@ -122,6 +122,8 @@ class Reactor:
     @trio.lowlevel.enable_ki_protection
     async def run(self, nursery: trio.Nursery) -> None:
         """Step for ever. Protected from KeyboardInterrupt: in mid-step it would break an invariant; Trio raises it in another task instead."""
+        if self._clock is trio.current_time:
+            self._clock = trio.lowlevel.current_clock().current_time  # the same, without the way there; a step looks at it five times
         self.doors.resolver = Resolver(nursery)
         nursery.start_soon(self._ticker.run)
         self.links.poll_set.start(nursery)
@@ -145,8 +147,8 @@ class Reactor:
                 break
         if self._untaken:
             self.wake()
-        deadline = self.replica.next_deadline
-        self._ticker.by(min(self.timers.next, self._pump.next_deadline, inf if deadline is None else deadline))
+        due = self.replica.next_deadline
+        self._ticker.by(min(self.timers.next, self._pump.next_deadline, inf if due is None else due))
 
     def _process(self, events: list[tuple[int, int]], now: float) -> None:
         """One batch of events, or what the last one left: everything that was taken of it is committed or under way, and sent."""
@@ -217,10 +219,10 @@ class Reactor:
         for action in called:
             action(now)
         self.timers.run(now)
-        deadline = self.replica.next_deadline
-        if deadline is not None and now >= deadline:
-            if deadline > 0.0:  # which stands for as soon as may be, after a start
-                self._lateness.record(int((now - deadline) * 1e6))
+        due = self.replica.next_deadline
+        if due is not None and now >= due:
+            if due > 0.0:  # which stands for as soon as may be, after a start
+                self._lateness.record(int((now - due) * 1e6))
             self.replica.tick(now)
         self._follow(now)
         while True:

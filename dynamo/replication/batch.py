@@ -4,8 +4,9 @@ All answers have to fit into one frame, and a hundred values may not. What would
 a typed error in its place, and asked for again by the client: a read with fewer others, a write by the same operation id. The first answer to come
 is always kept, so each request gets on by one key at least.
 
-Gets are begun a few at a time, more with each small answer and fewer after a large one: a thousand large values at once would fill this node's
-memory, and the connections to the owners beyond what they may hold. When the answer is full, the rest is not read at all.
+Gets are begun as long as what they will bring fits into an answer: a thousand large values at once would fill this node's memory, and the connections to
+the owners beyond what they may hold. How much that is a coordinator mostly knows, for it reads its own row first; a key of which it has none is taken to
+bring as much as the answers so far. Nor are all begun at once, for others wait meanwhile. When the answer is full, the rest is not read at all.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from dynamo.replication.forward import take_put
 from dynamo.replication.get import coordinate_get
 
 ANSWER_BYTES_MAX = 4 << 20  # half a frame: the one answer that is kept in any case may take the other half
-GETS_FIRST = 16  # begun before the first answer; of values of 1 MiB, as many as a connection may hold
+GETS_FIRST = 16  # of unknown size that are begun before the first answer; of values of 1 MiB, as many as a connection may hold
+GETS_AT_ONCE = 64  # begun before the first answer: some two milliseconds of work, as much as a node's step has; one more with each answer
 _LEFT_OUT = "left out of an answer that grew too large; ask again"
 
 
@@ -54,34 +56,43 @@ class Batch:
 
 
 class Gets(Batch):
-    """The same for gets, which it begins: `begin(slot)` leads to one `add`, at once or later."""
+    """The same for gets, which it begins: `begin(slot)` leads to one `add`, at once or later, and returns the bytes that this node has of the key."""
 
-    __slots__ = ("_begin", "_beginning", "_begun", "_largest", "_running", "_window")
+    __slots__ = ("_begin", "_beginning", "_begun", "_expected", "_expected_bytes", "_usual", "_window")
 
-    def __init__(self, request_id: int, count: int, begin: Callable[[Gets, int], None]) -> None:
+    def __init__(self, request_id: int, count: int, begin: Callable[[Gets, int], int]) -> None:
         super().__init__(m.GET_MANY_REPLY, request_id, count)
         self._begin = begin
-        self._begun = self._running = 0
-        self._window = GETS_FIRST
-        self._largest = 1  # of the recent answers, in bytes
+        self._begun = 0
+        self._expected: dict[int, int] = {}  # by slot, of those that are under way
+        self._expected_bytes = 0  # Invariant: their sum
+        self._usual = ANSWER_BYTES_MAX // GETS_FIRST  # what is expected of a key that this node has nothing of
+        self._window = GETS_AT_ONCE
         self._beginning = False
 
     def go_on(self) -> None:
-        """Begin as many as the window lets through. An answer that comes at once is seen by the loop, not by a call within a call."""
+        """Begin as many as there is room for. An answer that comes at once is seen by the loop, not by a call within a call."""
         if self._beginning:
             return
         self._beginning = True
-        while self._begun < len(self._replies) and self._running < self._window:
-            slot, self._begun, self._running = self._begun, self._begun + 1, self._running + 1
-            self._begin(self, slot)
+        while self._begun < len(self._replies) and self._room():
+            slot, self._begun = self._begun, self._begun + 1
+            size = self._begin(self, slot) or self._usual
+            if self._replies[slot] is None:
+                self._expected[slot] = size
+                self._expected_bytes += size
         self._beginning = False
+
+    def _room(self) -> bool:
+        under_way = len(self._expected)
+        return not under_way or (under_way < self._window and self._expected_bytes + self._usual <= ANSWER_BYTES_MAX)
 
     def add(self, slot: int, reply: Message) -> Message | None:
         """Take the answer for one key, and begin others; the whole reply once all are there."""
         whole = super().add(slot, reply)
-        self._running -= 1
-        self._largest = max(_size(reply), self._largest - (self._largest >> 3), 1)
-        self._window = min(self._window + 1, max(1, ANSWER_BYTES_MAX // self._largest))
+        self._expected_bytes -= self._expected.pop(slot, 0)
+        self._usual = max(_size(reply), self._usual - (self._usual >> 3), 1)
+        self._window += 1
         if self._full:
             rest, self._begun = range(self._begun, len(self._replies)), len(self._replies)
             for slot in rest:
@@ -103,9 +114,11 @@ def take_get_many(core: Core, source: Source, message: Message) -> None:
     if _countable(core, source, request_id, len(keys)):
         deadline = core.now + time_ms / 1000.0
 
-        def begin(batch: Gets, slot: int) -> None:
+        def begin(batch: Gets, slot: int) -> int:
             left_ms = max(0, int((deadline - core.now) * 1000.0))
+            before = core.reading_bytes
             coordinate_get(core, ReplyTo(source, slot, batch=batch), bucket, keys[slot], r, pr, left_ms)
+            return core.reading_bytes - before
 
         Gets(request_id, len(keys), begin).go_on()
 

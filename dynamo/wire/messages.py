@@ -167,6 +167,7 @@ ANSWERS: dict[int, frozenset[int]] = {
     m.ROLE_JOIN: frozenset((m.JOIN_REPLY, m.ERROR)),
 }  # fmt: skip
 _REQUESTS = {role: {kind: SHAPES[kind] for kind in kinds} for role, kinds in REQUESTS.items()}
+_REQUEST_FIELDS = {role: {kind: shape.expected for kind, shape in shapes.items()} for role, shapes in _REQUESTS.items()}
 _ANSWERS = {role: {kind: SHAPES[kind] for kind in kinds} for role, kinds in ANSWERS.items()}
 
 
@@ -177,14 +178,13 @@ def check(message: Message, role: int) -> None:
 
 def check_all(messages: list[Message], role: int) -> None:
     """The same for all messages of one piece of a stream."""
-    shapes = _REQUESTS[role]
-    for message in messages:
-        shape = shapes.get(message[0])
+    at = kernel.first_unfit(messages, _REQUEST_FIELDS[role])
+    if at != kernel.FITS:
+        message = messages[at]
+        shape = _REQUESTS[role].get(message[0])
         if shape is None:
             raise ProtocolError(f"message type {message[0]} on a connection of role {role}")
-        at = shape.unfit(message)
-        if at != kernel.FITS:
-            shape.refuse(at, message)
+        shape.check(message)
 
 
 def check_answer(message: Message, role: int = m.ROLE_CLIENT) -> None:

@@ -54,31 +54,31 @@ def array_of(what: str, check: Callable[[Any], object], low: int = 0, high: int 
 class Shape:
     """The fields of one message type (or of one nested array), and the test for them."""
 
-    __slots__ = ("_first", "fields", "name", "unfit")
+    __slots__ = ("_first", "expected", "fields", "name")
 
     def __init__(self, name: str, fields: list[tuple[str, Kind]], first: int = 2) -> None:
         """`first`: where the fields begin; 2 in a message, 0 in a nested array."""
         self.name = name
         self.fields = tuple(fields)
         self._first = first
-        self.unfit = kernel.Fields(first, [(kind.types, kind.low, kind.high, kind.nested) for _, kind in fields]).unfit
+        self.expected = kernel.Fields(first, [(kind.types, kind.low, kind.high, kind.nested) for _, kind in fields])
 
     def check(self, values: tuple[Any, ...]) -> None:
         """Raises ProtocolError, naming the first field that does not fit."""
-        at = self.unfit(values)
+        at = self.expected.unfit(values)
         if at != kernel.FITS:
-            self.refuse(at, values)
+            self._refuse(at, values)
 
     def check_array(self, value: Any) -> None:
         """The same for a nested value of unknown type."""
         if type(value) is not tuple:
             raise ProtocolError(f"{self.name}: not an array")
-        at = self.unfit(value)
+        at = self.expected.unfit(value)
         if at != kernel.FITS:
-            self.refuse(at, value)
+            self._refuse(at, value)
 
-    def refuse(self, at: int, values: tuple[Any, ...]) -> NoReturn:
-        """Raises ProtocolError for values of which `unfit` said `at`."""
+    def _refuse(self, at: int, values: tuple[Any, ...]) -> NoReturn:
+        """`at`: what the kernel said of the values."""
         if at == kernel.TOO_SHORT:
             raise ProtocolError(f"{self.name}: {len(values)} fields of {self._first + len(self.fields)}")
         if at == kernel.NO_HEAD:

@@ -55,6 +55,15 @@ class TestEach:
             unfit((*GOOD[:8], (1, 2), BIG))
         assert unfit((*GOOD[:8], (1, 2), -1)) == 9
 
+    def test_the_first_message_that_does_not_fit_is_named(self, module: ModuleType) -> None:
+        fields = {7: module.Fields(2, FIELDS), 9: module.Fields(2, [])}
+        first_unfit = module.first_unfit
+        assert first_unfit([], fields) == first_unfit([GOOD, (9, 1), GOOD], fields) == module.FITS
+        assert first_unfit([(9, 1), GOOD[:5], GOOD[:4]], fields) == 1
+        assert first_unfit([GOOD, (9, 1), (8, 1)], fields) == 2
+        with pytest.raises(ValueError, match="not ones"):
+            first_unfit([(9, 1), (*GOOD[:8], (1, 2), BIG), (8, 1)], fields)
+
     def test_values_that_are_no_tuple_are_refused(self, module: ModuleType) -> None:
         with pytest.raises(TypeError):
             module.Fields(2, FIELDS).unfit(None)

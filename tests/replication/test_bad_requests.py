@@ -9,7 +9,7 @@ import pytest
 from dynamo.errors import InvalidContext, InvalidKey, KeyTooLong, Unavailable, ValueTooLarge
 from dynamo.model import messages as m
 from dynamo.model.messages import ERROR_TEXT_MAX, Message
-from dynamo.replication.batch import ANSWER_BYTES_MAX, GETS_FIRST, Gets
+from dynamo.replication.batch import ANSWER_BYTES_MAX, GETS_AT_ONCE, GETS_FIRST, Gets
 
 from .rig import Rig
 
@@ -65,8 +65,14 @@ def answer(size: int) -> Message:
 @pytest.mark.parametrize(("size", "at_once"), [(1, 1024), (10_000, 420), (1 << 20, GETS_FIRST)])
 def test_gets_of_a_batch_are_begun_as_their_size_allows(size: int, at_once: int) -> None:
     waiting: list[int] = []
-    gets = Gets(1, 1024, lambda batch, slot: waiting.append(slot))
+
+    def begin(batch: Gets, slot: int) -> int:
+        waiting.append(slot)
+        return 0  # nothing is known of their sizes
+
+    gets = Gets(1, 1024, begin)
     gets.go_on()
+    assert len(waiting) == GETS_FIRST
     most, begun, whole = 0, 0, None
     while waiting:
         most, begun = max(most, len(waiting)), begun + 1
@@ -81,16 +87,32 @@ def test_gets_of_a_batch_are_begun_as_their_size_allows(size: int, at_once: int)
         assert most > 400  # small ones open the window
 
 
+@pytest.mark.parametrize(("size", "at_once"), [(100, GETS_AT_ONCE), (1 << 17, 31), (1 << 20, 4), (ANSWER_BYTES_MAX, 1)])
+def test_more_gets_of_a_batch_are_begun_where_the_sizes_are_known(size: int, at_once: int) -> None:
+    begun: list[int] = []
+
+    def begin(batch: Gets, slot: int) -> int:
+        begun.append(slot)
+        return size
+
+    gets = Gets(1, 1024, begin)
+    gets.go_on()
+    assert len(begun) == at_once
+    gets.add(0, answer(0))
+    assert len(begun) <= at_once + 2
+
+
 def test_gets_that_are_answered_at_once_make_no_deep_calls() -> None:
     whole: list[Any] = []
     within = [0]
 
-    def begin(batch: Gets, slot: int) -> None:
+    def begin(batch: Gets, slot: int) -> int:
         within[0] += 1
         assert within[0] == 1
         if (reply := batch.add(slot, answer(slot % 7))) is not None:
             whole.append(reply)
         within[0] -= 1
+        return 0
 
     Gets(1, 5000, begin).go_on()
     assert len(whole) == 1 and [len(reply[6][0][0]) for reply in whole[0][2]] == [slot % 7 for slot in range(5000)]
