@@ -41,8 +41,10 @@ class Batch:
 
     def add(self, slot: int, reply: Message) -> Message | None:
         """Take the answer for one key; the whole reply once all are there."""
+        return self._take(slot, reply, _size(reply))
+
+    def _take(self, slot: int, reply: Message, size: int) -> Message | None:
         assert self._replies[slot] is None, "a key was answered twice"
-        size = _size(reply)
         if self._bytes and self._bytes + size > ANSWER_BYTES_MAX:
             self._full = True
             reply = m.error_message(0, ValueTooLarge.code, _LEFT_OUT, reply[0] == m.PUT_REPLY)
@@ -89,14 +91,15 @@ class Gets(Batch):
 
     def add(self, slot: int, reply: Message) -> Message | None:
         """Take the answer for one key, and begin others; the whole reply once all are there."""
-        whole = super().add(slot, reply)
+        size = _size(reply)
+        whole = self._take(slot, reply, size)
         self._expected_bytes -= self._expected.pop(slot, 0)
-        self._usual = max(_size(reply), self._usual - (self._usual >> 3), 1)
+        self._usual = max(size, self._usual - (self._usual >> 3), 1)
         self._window += 1
         if self._full:
             rest, self._begun = range(self._begun, len(self._replies)), len(self._replies)
             for slot in rest:
-                whole = super().add(slot, m.error_message(0, ValueTooLarge.code, _LEFT_OUT, False))
+                whole = self._take(slot, m.error_message(0, ValueTooLarge.code, _LEFT_OUT, False), 0)
         self.go_on()
         return whole
 
@@ -104,7 +107,10 @@ class Gets(Batch):
 def _size(reply: Message) -> int:
     """About how many bytes the reply takes in a frame; errors, which are small, take none."""
     if reply[0] == m.GET_REPLY:
-        return 64 + len(reply[5]) + sum(len(sibling[0]) + 32 for sibling in reply[6]) + 28 * len(reply[7])
+        size = 64 + len(reply[5]) + 28 * len(reply[7])
+        for sibling in reply[6]:
+            size += 32 + len(sibling[0])
+        return size
     return 64 + len(reply[4]) if reply[0] == m.PUT_REPLY else 0
 
 
