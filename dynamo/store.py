@@ -357,6 +357,8 @@ class _Opener:
         self._core = core
         self._bucket = bucket
 
+    single_value = staticmethod(records.single_value)
+
     def siblings_of(self, record: bytes) -> tuple[Sibling, ...]:
         """The live versions."""
         return make_siblings(records.visible(record)[0], None)

@@ -10,13 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from dynamo._core import record as records
 from dynamo.api.codec import Codec
 from dynamo.api.context import Context, Dot
 from dynamo.errors import ConflictError
 
 _new = object.__new__
-single_value = records.single_value  # of a record: its value, if that is all there is
 
 
 class Sibling(NamedTuple):
@@ -32,11 +30,14 @@ Resolver = Callable[[Sequence[Sibling]], Any]
 
 
 class Opener(Protocol):
-    """Who makes the parts of a result when somebody looks at them; each twice, perhaps, if two threads do."""
+    """Who makes the parts of a result out of what came of a read, `raw`, when somebody looks at them; each twice, perhaps, if two threads do."""
 
-    def siblings_of(self, record: bytes) -> tuple[Sibling, ...]: ...
+    def single_value(self, raw: Any, /) -> bytes | None:
+        """The value, if there is one sibling."""
 
-    def context_of(self, key: bytes, record: bytes) -> Context: ...
+    def siblings_of(self, raw: Any, /) -> tuple[Sibling, ...]: ...
+
+    def context_of(self, key: bytes, raw: Any, /) -> Context: ...
 
 
 About = tuple[int, Resolver | None, str | None]  # owners answered, what makes one value of several, cursor
@@ -46,12 +47,12 @@ class Result:
     """The answer of a read; immutable. Absent or deleted: `found` is False, `siblings` and `values` are empty, `value` is None; the context is
     still there, to be given to the write that creates the key anew. Equal are those of equal key, siblings, context and owners answered."""
 
-    __slots__ = ("_about", "_context", "_key", "_opener", "_record", "_siblings")
+    __slots__ = ("_about", "_context", "_key", "_opener", "_raw", "_siblings")
 
     _siblings: tuple[Sibling, ...]  # unset until the opener has made them, and so is the context
     _context: Context
     _opener: Opener | None
-    _record: bytes
+    _raw: Any
     _about: About
 
     def __init__(
@@ -61,16 +62,16 @@ class Result:
         self._siblings = siblings
         self._context = context
         self._opener = None
-        self._record = b""
+        self._raw = None
         self._about = owners_answered, resolver, cursor
 
     @staticmethod
-    def unopened(key: bytes, opener: Opener, record: bytes, about: About) -> Result:
-        """A result whose siblings and context `opener` reads out of the record when they are asked for."""
+    def unopened(key: bytes, opener: Opener, raw: Any, about: About) -> Result:
+        """A result whose siblings and context `opener` makes out of `raw` when they are asked for."""
         self = _new(Result)
         self._key = key
         self._opener = opener
-        self._record = record
+        self._raw = raw
         self._about = about
         return self
 
@@ -86,7 +87,7 @@ class Result:
             return self._siblings
         except AttributeError:
             assert self._opener is not None
-            self._siblings = siblings = self._opener.siblings_of(self._record)
+            self._siblings = siblings = self._opener.siblings_of(self._raw)
             return siblings
 
     @property
@@ -96,7 +97,7 @@ class Result:
             return self._context
         except AttributeError:
             assert self._opener is not None
-            self._context = context = self._opener.context_of(self._key, self._record)
+            self._context = context = self._opener.context_of(self._key, self._raw)
             return context
 
     @property
@@ -132,6 +133,8 @@ class Result:
     @property
     def found(self) -> bool:
         """Whether there is any live version."""
+        if self._opener is not None and self._opener.single_value(self._raw) is not None:
+            return True
         return bool(self.siblings)
 
     @property
@@ -147,7 +150,7 @@ class Result:
         value with its `context`, or read with `resolver=`.
         """
         if self._opener is not None:
-            value = single_value(self._record)
+            value = self._opener.single_value(self._raw)
             if value is not None:
                 return value
         siblings = self.siblings

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from dynamo.api.codec import Codec, bucket_bytes, encode_value, key_bytes
 from dynamo.api.context import Context, Dot, token_bytes
-from dynamo.api.result import Resolver, Result, make_siblings
+from dynamo.api.result import Resolver, Result, Sibling, make_siblings
 from dynamo.api.update import DELETE, Change, changed
 from dynamo.client.core import Request
 from dynamo.errors import DynamoError
@@ -158,8 +158,31 @@ def stats() -> Verb[dict[str, Any]]:
     return dict(decode_document(reply[2]))
 
 
+class _Replied:
+    """Makes the parts of a result out of a GET_REPLY."""
+
+    @staticmethod
+    def single_value(reply: Message, /) -> bytes | None:
+        siblings = reply[6]
+        value: bytes | None = siblings[0][0] if len(siblings) == 1 else None
+        return value
+
+    @staticmethod
+    def siblings_of(reply: Message, /) -> tuple[Sibling, ...]:
+        return make_siblings(reply[6], None)
+
+    @staticmethod
+    def context_of(key: bytes, reply: Message, /) -> Context:
+        return Context(reply[5])
+
+
+_replied = _Replied()
+
+
 def result_of(place: Place, key: bytes, reply: Message, resolver: Resolver | None = None) -> Result:
-    """What a GET_REPLY says of the key."""
+    """What a GET_REPLY says of the key. Values with a codec are decoded now: what that raises belongs to the read."""
+    if place.codec is None:
+        return Result.unopened(key, _replied, reply, (reply[4], resolver or place.resolver, None))
     owners_answered, token, siblings = reply[4:7]
     return Result(key, make_siblings(siblings, place.codec), Context(token), owners_answered, resolver or place.resolver)
 
