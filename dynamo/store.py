@@ -130,11 +130,12 @@ class Store(_Reads):
         try:
             self._replica = self._start(m.DURABILITIES[durability])
             engine = self._engine = self._directory.engine
-            self._flushes = FlushThread(engine, self._driver) if isinstance(engine, WriteBuffer) else None
             self._prepare()
-            self._look = engine.look  # Invariant: open while a step is neither under way nor was broken off
-            self._look.open = True
+            # Invariant: open while a step is neither under way nor was broken off, the store not closed, and this its process.
+            self._look = engine.look
             _process.stores.add(self)
+            self._flushes = FlushThread(engine, self._driver) if isinstance(engine, WriteBuffer) else None
+            self._look.open = True
         except BaseException:
             self._directory.close(self._directory.clean)
             raise
@@ -195,11 +196,13 @@ class Store(_Reads):
             return
         with self._driver:
             if not self._closed:
-                self._closed = True
-                if self._flushes is not None:
-                    self._flushes.stop()
                 whole, self._look.open = self._look.open, False
-                self._directory.close(clean=self._actor.staged is None and whole)
+                self._closed = True
+                try:
+                    if self._flushes is not None:
+                        self._flushes.stop()
+                finally:
+                    self._directory.close(clean=self._actor.staged is None and whole)
 
     def __enter__(self) -> Store:
         self._check_open()

@@ -95,13 +95,14 @@ export class Client {
 
   // A node that is busy (Unavailable that requires nobody) did nothing: ask again after pauses that double, as long as there is time.
   async #request(type, fields, replyType, timeoutMs) {
-    for (let pauseMs = 20, end = Date.now() + timeoutMs; ; pauseMs *= 2) {
-      const id = (this.#lastId = (this.#lastId % 0xffffffff) + 1), leftMs = end - Date.now(); // an id of 2^32 would be encoded as a float
+    const end = performance.now() + timeoutMs;
+    for (let pauseMs = 20, leftMs = timeoutMs; ; pauseMs *= 2) {
+      const id = (this.#lastId = (this.#lastId % 0xffffffff) + 1); // 2^32 would be encoded as a float
       const refused = await this.#ask(id, [type, id, ...fields(leftMs)], replyType, leftMs).catch((error) => error);
       if (!(refused instanceof Error)) return refused;
-      const pause = pauseMs * (0.5 + Math.random());
-      if (refused.code !== 1 || refused.required !== 0 || Date.now() + pause >= end) throw refused;
-      await sleep(pause);
+      if (refused.code !== 1 || refused.required !== 0) throw refused;
+      await sleep(Math.max(0, Math.min(pauseMs * (0.5 + Math.random()), end - performance.now())));
+      if ((leftMs = end - performance.now()) < 1) throw refused;
     }
   }
 

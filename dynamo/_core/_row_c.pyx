@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, auto_pickle=False
 """Rows: the compiled twin of `_row_py.py`, which holds the layout and the words.
 
 What is read through a pointer lies within the size of the bytes: the head is there before its length field is read, and the checksum before it is
@@ -161,7 +161,7 @@ cdef class Reader:
         cdef Look look = self.look
         cdef bytes row_key
         cdef Py_ssize_t record_at
-        if PyBytes_GET_SIZE(key) == 0 or not look.open:
+        if PyBytes_GET_SIZE(key) == 0 or look is None or not look.open:  # None before __init__
             return None
         row_key = inlined(self.bucket, key, self.seed, self.partitions)
         if row_key is None or self.locked():

@@ -88,14 +88,14 @@ cdef class Fields:
 
 
 def first_unfit(list messages not None, dict fields not None):
-    """FITS, or the place of the first message whose type has no fields here or that does not fit them."""
+    """FITS, or the place of the first message that is empty, whose type has no fields here, or that does not fit them."""
     cdef Py_ssize_t i
     cdef tuple message
     for i in range(len(messages)):
         message = messages[i]
         if message is None:
             raise TypeError("a message is a tuple")
-        expected = fields.get(message[0])
+        expected = fields.get(<object> PyTuple_GET_ITEM(message, 0)) if PyTuple_GET_SIZE(message) else None
         if expected is None or (<Fields?> expected).place(message) != FITS_ALL:
             return i
     return FITS_ALL

@@ -66,9 +66,9 @@ class Fields:
 
 
 def first_unfit(messages: list[tuple[Any, ...]], fields: Mapping[int, Fields]) -> int:
-    """FITS, or the place of the first message whose type has no fields here or that does not fit them."""
+    """FITS, or the place of the first message that is empty, whose type has no fields here, or that does not fit them."""
     for i, message in enumerate(messages):
-        expected = fields.get(message[0])
+        expected = fields.get(message[0]) if message else None
         if expected is None or expected.unfit(message) != FITS:
             return i
     return FITS

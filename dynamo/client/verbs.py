@@ -159,21 +159,21 @@ def stats() -> Verb[dict[str, Any]]:
 
 
 class _Replied:
-    """Makes the parts of a result out of a GET_REPLY."""
+    """Makes the parts of a result out of token and siblings of a GET_REPLY."""
 
     @staticmethod
-    def single_value(reply: Message, /) -> bytes | None:
-        siblings = reply[6]
+    def single_value(raw: tuple[bytes, tuple[Any, ...]], /) -> bytes | None:
+        siblings = raw[1]
         value: bytes | None = siblings[0][0] if len(siblings) == 1 else None
         return value
 
     @staticmethod
-    def siblings_of(reply: Message, /) -> tuple[Sibling, ...]:
-        return make_siblings(reply[6], None)
+    def siblings_of(raw: tuple[bytes, tuple[Any, ...]], /) -> tuple[Sibling, ...]:
+        return make_siblings(raw[1], None)
 
     @staticmethod
-    def context_of(key: bytes, reply: Message, /) -> Context:
-        return Context(reply[5])
+    def context_of(key: bytes, raw: tuple[bytes, tuple[Any, ...]], /) -> Context:
+        return Context(raw[0])
 
 
 _replied = _Replied()
@@ -182,7 +182,7 @@ _replied = _Replied()
 def result_of(place: Place, key: bytes, reply: Message, resolver: Resolver | None = None) -> Result:
     """What a GET_REPLY says of the key. Values with a codec are decoded now: what that raises belongs to the read."""
     if place.codec is None:
-        return Result.unopened(key, _replied, reply, (reply[4], resolver or place.resolver, None))
+        return Result.unopened(key, _replied, reply[5:7], (reply[4], resolver or place.resolver, None))
     owners_answered, token, siblings = reply[4:7]
     return Result(key, make_siblings(siblings, place.codec), Context(token), owners_answered, resolver or place.resolver)
 

@@ -105,11 +105,12 @@ class Inbox:
         waiting, connection.backlog = connection.backlog, []
         if connection.paused_at:
             # Nothing was read since the backlog began, so all of it has waited at least so long.
-            waited_s = now - connection.paused_at
-            for message in waiting:
+            waited_s, backlog, waiting = now - connection.paused_at, waiting, []
+            for message in backlog:
                 if expired(message, waited_s):
                     self._refuse(connection, too_late(message))
-            waiting = [message for message in waiting if not expired(message, waited_s)]
+                else:
+                    waiting.append(message)
         room = 0
         if connection.output_bytes <= self._limits.output_pause_bytes:
             room = min(len(waiting), max(0, connection.room(self._limits.output_bytes_max)))

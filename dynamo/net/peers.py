@@ -75,6 +75,13 @@ class Peers:
         peer = self._peers.get(node_id)
         return peer is not None and bool(peer.links)
 
+    def link_to(self, node_id: NodeId) -> Connection | None:
+        """The link that came up last, of those that are not to be closed after this batch."""
+        for link in reversed(self.links_of(node_id)):
+            if not link.over:
+                return link
+        return None
+
     def links_of(self, node_id: NodeId) -> Sequence[Connection]:
         """The open connections to a node."""
         peer = self._peers.get(node_id)
@@ -86,15 +93,13 @@ class Peers:
         return peer.links[-1].nonce if peer is not None and peer.links else None
 
     def send(self, node_id: NodeId, frame: bytes, now: float) -> None:
-        """Send a frame, or several in one, over the link that came up last; without one, dial and queue. A peer that just failed loses it, as a network
-        would."""
+        """Send over the link that came up last; without one, dial and queue. A peer that just failed loses the message, as a network would."""
         peer = self._peers.get(node_id)
         if peer is None:
             peer = self._peers[node_id] = Peer(node_id)
-        for link in reversed(peer.links):
-            if not link.over:  # one that is to be closed after this batch takes nothing more
-                self._dialler.push(link, frame)
-                return
+        if (link := self.link_to(node_id)) is not None:
+            self._dialler.push(link, frame)
+            return
         if not peer.dialling and not peer.retrying:
             self._dial(peer, now)
         if not peer.dialling or peer.queue_bytes + len(frame) > self._limits.queue_bytes_max:
@@ -151,8 +156,9 @@ class Peers:
         """Begin an attempt. A node without an address is forgotten: it has left."""
         address = self._address_of(peer.node_id)
         if address is None:
-            del self._peers[peer.node_id]
-            self.dropped += len(peer.queue)
+            if not peer.links:  # else when the last of them is closed
+                del self._peers[peer.node_id]
+                self.dropped += len(peer.queue)
             return
         peer.dialling = True
         host, port = split_address(address)

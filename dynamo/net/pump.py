@@ -109,7 +109,7 @@ class Pump:
         if not messages:
             return
         to_peers: dict[NodeId, list[Message]] = {}
-        answered, clients, encode, push = 0, self.clients, self._encode, self._links.push
+        answered, clients, push = 0, self.clients, self._links.push
         for destination, message in messages:
             if type(destination) is bytes:
                 waiting = to_peers.get(destination)
@@ -124,7 +124,7 @@ class Pump:
             if client is None:
                 self.counters["replies_dropped"] += 1
             elif type(client) is Connection:
-                frame = encode(message) or self._too_large(message)
+                frame = self._encode(message) or self._too_large(message)
                 push(client, frame)
                 client.answered(len(frame))
             else:
@@ -138,9 +138,9 @@ class Pump:
 
     def _send_to_peer(self, node_id: NodeId, messages: list[Message], now: float) -> None:
         """In one piece over a link that is up. While there is none, as many as may wait for it do."""
-        if self._peers.connected(node_id):
+        if (link := self._peers.link_to(node_id)) is not None:
             try:
-                self._peers.send(node_id, encode_all(messages, self._frame_bytes_max), now)
+                self._links.push(link, encode_all(messages, self._frame_bytes_max))
                 return
             except ValueTooLarge:
                 pass  # one of them: the others go

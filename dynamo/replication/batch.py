@@ -21,8 +21,8 @@ from dynamo.replication.forward import take_put
 from dynamo.replication.get import coordinate_get
 
 ANSWER_BYTES_MAX = 4 << 20  # half a frame: the one answer that is kept in any case may take the other half
-GETS_FIRST = 16  # of unknown size that are begun before the first answer; of values of 1 MiB, as many as a connection may hold
-GETS_AT_ONCE = 64  # begun before the first answer: some two milliseconds of work, as much as a node's step has; one more with each answer
+GETS_FIRST = 16  # of unknown size, under way before the first answer, and one more with each; of 1 MiB, as many as a connection may hold
+GETS_AT_ONCE = 64  # the same for all of them: some two milliseconds of work, as much as a node's step has
 _LEFT_OUT = "left out of an answer that grew too large; ask again"
 
 
@@ -60,16 +60,17 @@ class Batch:
 class Gets(Batch):
     """The same for gets, which it begins: `begin(slot)` leads to one `add`, at once or later, and returns the bytes that this node has of the key."""
 
-    __slots__ = ("_begin", "_beginning", "_begun", "_expected", "_expected_bytes", "_usual", "_window")
+    __slots__ = ("_answered", "_begin", "_beginning", "_begun", "_expected", "_expected_bytes", "_unknown", "_usual")
 
     def __init__(self, request_id: int, count: int, begin: Callable[[Gets, int], int]) -> None:
         super().__init__(m.GET_MANY_REPLY, request_id, count)
         self._begin = begin
         self._begun = 0
-        self._expected: dict[int, int] = {}  # by slot, of those that are under way
+        self._answered = 0  # with no error
+        self._expected: dict[int, int] = {}  # bytes by slot, of those that are under way
         self._expected_bytes = 0  # Invariant: their sum
-        self._usual = ANSWER_BYTES_MAX // GETS_FIRST  # what is expected of a key that this node has nothing of
-        self._window = GETS_AT_ONCE
+        self._unknown: set[int] = set()  # of those under way, the slots of which this node has nothing
+        self._usual = ANSWER_BYTES_MAX // GETS_FIRST  # bytes that are expected of them
         self._beginning = False
 
     def go_on(self) -> None:
@@ -79,23 +80,32 @@ class Gets(Batch):
         self._beginning = True
         while self._begun < len(self._replies) and self._room():
             slot, self._begun = self._begun, self._begun + 1
-            size = self._begin(self, slot) or self._usual
+            size = self._begin(self, slot)
             if self._replies[slot] is None:
+                if not size:
+                    size = self._usual
+                    self._unknown.add(slot)
                 self._expected[slot] = size
                 self._expected_bytes += size
         self._beginning = False
 
     def _room(self) -> bool:
         under_way = len(self._expected)
-        return not under_way or (under_way < self._window and self._expected_bytes + self._usual <= ANSWER_BYTES_MAX)
+        if not under_way:
+            return True
+        if under_way >= GETS_AT_ONCE + self._answered or len(self._unknown) >= GETS_FIRST + self._answered:
+            return False
+        return self._expected_bytes + self._usual <= ANSWER_BYTES_MAX
 
     def add(self, slot: int, reply: Message) -> Message | None:
         """Take the answer for one key, and begin others; the whole reply once all are there."""
         size = _size(reply)
         whole = self._take(slot, reply, size)
         self._expected_bytes -= self._expected.pop(slot, 0)
-        self._usual = max(size, self._usual - (self._usual >> 3), 1)
-        self._window += 1
+        self._unknown.discard(slot)
+        if size:  # an error says nothing of the others
+            self._usual = max(size, self._usual - (self._usual >> 3))
+            self._answered += 1
         if self._full:
             rest, self._begun = range(self._begun, len(self._replies)), len(self._replies)
             for slot in rest:

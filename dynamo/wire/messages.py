@@ -181,10 +181,11 @@ def check_all(messages: list[Message], role: int) -> None:
     at = kernel.first_unfit(messages, _REQUEST_FIELDS[role])
     if at != kernel.FITS:
         message = messages[at]
-        shape = _REQUESTS[role].get(message[0])
+        shape = _REQUESTS[role].get(message[0]) if message else None
         if shape is None:
-            raise ProtocolError(f"message type {message[0]} on a connection of role {role}")
+            raise ProtocolError(f"message type {message[0] if message else 'none'} on a connection of role {role}")
         shape.check(message)
+        raise AssertionError(f"{shape.name}: the kernel refused what its shape lets pass")
 
 
 def check_answer(message: Message, role: int = m.ROLE_CLIENT) -> None:

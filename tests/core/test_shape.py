@@ -61,6 +61,7 @@ class TestEach:
         assert first_unfit([], fields) == first_unfit([GOOD, (9, 1), GOOD], fields) == module.FITS
         assert first_unfit([(9, 1), GOOD[:5], GOOD[:4]], fields) == 1
         assert first_unfit([GOOD, (9, 1), (8, 1)], fields) == 2
+        assert first_unfit([GOOD, ()], fields) == 1 and first_unfit([()], {}) == 0
         with pytest.raises(ValueError, match="not ones"):
             first_unfit([(9, 1), (*GOOD[:8], (1, 2), BIG), (8, 1)], fields)
 

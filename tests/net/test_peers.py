@@ -170,6 +170,37 @@ def test_a_node_without_an_address_is_not_dialled():
     run(test)
 
 
+def test_of_several_messages_for_a_peer_one_that_is_too_large_is_left_out():
+    async def test():
+        a, b = Echo(), Echo()
+        async with running(b, node_id=B) as to, running(a, node_id=A, addresses={B: to.address}, limits=Limits(frame_bytes_max=20_000)) as fro:
+            for many in ([0], [1, 2, 3]):  # without a link, and over one
+                send(fro, B, *[read(i, b"k" * (30_000 if i == 2 else 900)) for i in many])
+                await a.until(lambda: answers(a) and answers(a)[-1] == many[-1])  # noqa: B023
+            assert answers(a) == [0, 1, 3] and fro.counters["messages_too_large"] == 1
+
+    run(test)
+
+
+def test_a_peer_that_left_is_forgotten_with_its_last_link():
+    """And not before: something for it may come up in the step in which that breaks."""
+
+    async def test():
+        a, b, addresses = Echo(), Echo(), {}
+        async with running(b, node_id=B) as to, running(a, node_id=A, addresses=addresses) as fro:
+            addresses[B] = to.address
+            send(fro, B, read(0))
+            await a.until(lambda: answers(a) == [0])
+            (link,) = fro.peers.links_of(B)
+            addresses.clear()
+            fro.links.finish(link, "broken")
+            send(fro, B, read(1))
+            await a.until(lambda: ("down", B) in a.events)
+            assert fro.counters["peer_messages_dropped"] == 1
+
+    run(test)
+
+
 def test_what_waits_for_a_connection_is_bounded():
     async def test():
         a, b = Echo(), Echo()

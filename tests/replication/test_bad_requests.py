@@ -102,6 +102,21 @@ def test_more_gets_of_a_batch_are_begun_where_the_sizes_are_known(size: int, at_
     assert len(begun) <= at_once + 2
 
 
+@pytest.mark.parametrize("reply", [answer(10), m.error_message(0, Unavailable.code, "busy", False)], ids=["small", "error"])
+def test_answers_let_one_more_of_unknown_size_begin_and_errors_none(reply: Message) -> None:
+    begun: list[int] = []
+
+    def begin(batch: Gets, slot: int) -> int:
+        begun.append(slot)
+        return 0
+
+    gets = Gets(1, 1024, begin)
+    gets.go_on()
+    for slot in range(GETS_FIRST):
+        gets.add(slot, reply)
+    assert len(begun) == GETS_FIRST * (3 if reply[0] == m.GET_REPLY else 2)
+
+
 def test_gets_that_are_answered_at_once_make_no_deep_calls() -> None:
     whole: list[Any] = []
     within = [0]

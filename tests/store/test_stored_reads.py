@@ -190,3 +190,23 @@ def test_an_interrupted_get_leaves_nothing_locked(store: Store) -> None:
         signal.signal(signal.SIGALRM, before)
     store.set("one", b"still")
     assert store.get("one").value == b"still"
+
+
+def test_a_close_that_was_interrupted_has_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = dynamo.open(tmp_path / "data", durability="buffered")
+    store.set("one", b"first")
+    assert store._flushes is not None
+    stop = store._flushes.stop
+
+    def interrupted() -> None:
+        stop()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(store._flushes, "stop", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        store.close()
+    for call in (store.get, store.delete):
+        with pytest.raises(RuntimeError, match="closed"):
+            call("one")
+    with dynamo.open(tmp_path / "data") as again:
+        assert again.get("one").value == b"first"
