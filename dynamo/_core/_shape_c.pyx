@@ -87,17 +87,16 @@ cdef class Fields:
         return FITS_ALL
 
 
-def first_unfit(list messages not None, dict fields not None):
-    """FITS, or the place of the first message that is empty, whose type has no fields here, or that does not fit them."""
-    cdef Py_ssize_t i
-    cdef tuple message
-    for i in range(len(messages)):
-        message = messages[i]
-        if message is None:
-            raise TypeError("a message is a tuple")
-        expected = fields.get(<object> PyTuple_GET_ITEM(message, 0)) if PyTuple_GET_SIZE(message) else None
-        if expected is None or (<Fields?> expected).place(message) != FITS_ALL:
+def first_unfit(messages not None, dict fields not None):
+    """FITS, or the place of the first that is no message, whose type has no fields here, or that does not fit them."""
+    cdef Py_ssize_t i = 0
+    for message in messages:
+        if type(message) is not tuple or PyTuple_GET_SIZE(message) == 0 or type(<object> PyTuple_GET_ITEM(message, 0)) is not int:
             return i
+        expected = fields.get(<object> PyTuple_GET_ITEM(message, 0))
+        if expected is None or (<Fields?> expected).place(<tuple> message) != FITS_ALL:
+            return i
+        i += 1
     return FITS_ALL
 
 

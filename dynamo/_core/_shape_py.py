@@ -65,10 +65,10 @@ class Fields:
         raise AssertionError("all fields fit after all")
 
 
-def first_unfit(messages: list[tuple[Any, ...]], fields: Mapping[int, Fields]) -> int:
-    """FITS, or the place of the first message that is empty, whose type has no fields here, or that does not fit them."""
+def first_unfit(messages: Sequence[Any], fields: Mapping[int, Fields]) -> int:
+    """FITS, or the place of the first that is no message, whose type has no fields here, or that does not fit them."""
     for i, message in enumerate(messages):
-        expected = fields.get(message[0]) if message else None
+        expected = fields.get(message[0]) if type(message) is tuple and message and type(message[0]) is int else None
         if expected is None or expected.unfit(message) != FITS:
             return i
     return FITS

@@ -71,9 +71,20 @@ def _inner(*types: int) -> Kind:
 
 
 def _inner_each(*types: int) -> Kind:
+    """A field that holds an array of them, mostly long and sound."""
     check_inner = _inner(*types).nested
     assert check_inner is not None
-    return array_of("messages", check_inner)
+    expected: dict[int, kernel.Fields] = {}
+
+    def check_each(values: Any) -> None:
+        if not expected:  # now, for the shapes are not there yet when this is made
+            expected.update((kind, SHAPES[kind].expected) for kind in types)
+        at = kernel.first_unfit(values, expected)
+        if at != kernel.FITS:
+            check_inner(values[at])
+            raise AssertionError("the kernel refused what its shape lets pass")
+
+    return Kind("array of messages", (tuple,), nested=check_each)
 
 
 SHAPES: dict[int, Shape] = {

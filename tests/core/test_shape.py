@@ -62,6 +62,8 @@ class TestEach:
         assert first_unfit([(9, 1), GOOD[:5], GOOD[:4]], fields) == 1
         assert first_unfit([GOOD, (9, 1), (8, 1)], fields) == 2
         assert first_unfit([GOOD, ()], fields) == 1 and first_unfit([()], {}) == 0
+        for no_message in (None, 7, [7, 8], ({}, 1), (True, 1), ((7,), 1)):
+            assert first_unfit((GOOD, no_message), fields) == 1
         with pytest.raises(ValueError, match="not ones"):
             first_unfit([(9, 1), (*GOOD[:8], (1, 2), BIG), (8, 1)], fields)
 
