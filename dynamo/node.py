@@ -33,12 +33,14 @@ from dynamo.client.verbs_async import AsyncVerbsOfDefault
 from dynamo.config import NodeConfig, split_address
 from dynamo.errors import ConfigError, ConnectionFailed, DynamoError
 from dynamo.membership.members import Membership
+from dynamo.membership.ring import ring_members
 from dynamo.model.member import JOINING, LEFT, NORMAL, Member
 from dynamo.model.messages import DURABILITIES, NodeId
 from dynamo.net import identity, sockets, startup
 from dynamo.net.assembly import Assembly
 from dynamo.net.commits import BufferedCommits, Commits, InlineCommits
 from dynamo.replication import ActorLease
+from dynamo.replication.standings import Standings
 from dynamo.storage.buffer import WriteBuffer
 from dynamo.storage.commit_thread import CommitThread
 from dynamo.storage.data_directory import DataDirectory
@@ -182,12 +184,14 @@ class Node(AsyncVerbsOfDefault):
         node_id = stored.node_id if stored is not None else os.urandom(identity.NODE_ID_BYTES)
         self._membership = Membership(node_id)
         self._stored_actor = stored.actor if stored is not None else None
+        self._standings = Standings()
         others = [address for address in config.join if address not in (config.listen, self.address)]
         members: list[Member] = []
         if stored is not None:
             self._cluster = stored.cluster
             if stored.membership is not None:
                 self._membership.load(stored.membership)
+            self._standings = self._stored_standings(stored)
             if others:
                 try:
                     _, members = await startup.join(others, node_id, self.name, self.address, RETURN_TIMEOUT_S, self._cluster.cluster_id)
@@ -197,10 +201,17 @@ class Node(AsyncVerbsOfDefault):
                     raise ConfigError(f"the data in {config.data} cannot go on with `join`: {error}") from None
         elif others:
             self._cluster, members = await startup.join(others, node_id, self.name, self.address, config.join_timeout_s)
+            self._standings = Standings(ring_members(member for member in members if member.node_id != node_id))  # a newcomer holds nothing
         else:
             self._cluster = startup.found(config, os.urandom)
         startup.check_asked(config, self._cluster)
         self._membership.merge_all(members)
+
+    def _stored_standings(self, stored: identity.Stored) -> Standings:
+        """What the node was to its partitions when it stopped; a directory of an earlier build holds what its node owned."""
+        if stored.standings is not None:
+            return Standings.decode(stored.standings)
+        return Standings(ring_members(self._membership.members.values()))
 
     def _begin(self) -> None:
         """Begin a new incarnation, durable before anybody can see it."""
@@ -217,7 +228,7 @@ class Node(AsyncVerbsOfDefault):
             zone=config.zone if config.zone or "zone" in config.explicit else None,
             capacity=capacity if config.capacity != 1.0 or "capacity" in config.explicit else None,
         )
-        identity.save(self._directory.engine, membership.node_id, self._cluster, membership.encode(), self._actor.encode())
+        identity.save(self._directory.engine, membership.node_id, self._cluster, membership.encode(), self._actor.encode(), self._standings.encode())
 
     def _assemble(self, listener: socket.socket) -> Assembly:
         engine, durability = self._directory.engine, self.config.durability
@@ -228,7 +239,7 @@ class Node(AsyncVerbsOfDefault):
                 return BufferedCommits(partial(Flushing, engine), writer, engine.engine, trio.current_time)
             return CommitThread(engine, notify) if durability == "synced" else InlineCommits(engine)
 
-        return Assembly(self._cluster, self._membership, self._actor, engine, commits, DURABILITIES[durability], listener, self._random)
+        return Assembly(self._cluster, self._membership, self._actor, engine, commits, DURABILITIES[durability], listener, self._random, self._standings)
 
     # --- running ------------------------------------------------------------------------------------------------------------------
 

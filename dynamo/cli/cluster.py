@@ -9,7 +9,7 @@ import click
 from dynamo.cli import OK, options
 from dynamo.cli.output import key_fields, write_json, write_table
 
-_NODE_FIELDS = ("name", "id", "address", "zone", "capacity", "status", "reachable", "partitions")
+_NODE_FIELDS = ("name", "id", "address", "zone", "capacity", "status", "reachable", "partitions", "recovering")
 
 
 @click.group("cluster")
@@ -29,7 +29,7 @@ def status(form: str, at: tuple[str, ...], timeout: float) -> int:
     """Print the cluster and its nodes as the asked node sees them."""
     with options.client(at, timeout) as client:
         document = client.cluster_status()
-    nodes = [{field: node[field] for field in _NODE_FIELDS} for node in document["nodes"]]
+    nodes = [{field: node.get(field, 0) for field in _NODE_FIELDS} for node in document["nodes"]]
     if form == "json":
         write_json({field: document[field] for field in ("cluster", "ring", "n", "r", "w", "partitions")} | {"nodes": nodes})
         return OK

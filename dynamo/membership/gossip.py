@@ -63,7 +63,7 @@ class Gossip:
         if len(message) < 2:
             raise ProtocolError("a message without type and request id")
         kind, request_id = message[0], message[1]
-        if message[2:] == (mine := self._membership.digest(), ()) and kind == GOSSIP:  # a heartbeat, nearly always
+        if message[2:4] == (mine := self._membership.digest(), ()) and kind == GOSSIP:  # a heartbeat, nearly always
             return [(source, (GOSSIP_REPLY, request_id, mine, (), ()))]
         if kind == GOSSIP:
             digest, entries = _fields(message, bytes, tuple)

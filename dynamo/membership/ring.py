@@ -24,18 +24,33 @@ from dynamo.model.member import NORMAL, Member
 _TABLES_KEPT = 8
 _PREFERENCES_KEPT = 1 << 20  # node ids, in the kept preference lists of one table
 
-_RingMembers = tuple[tuple[bytes, int, bytes], ...]  # node id, capacity, zone; by node id
+RingMembers = tuple[tuple[bytes, int, bytes], ...]  # node id, capacity, zone; by node id
+
+
+def ring_members(members: Iterable[Member]) -> RingMembers:
+    """Those of the members that are `normal`, as the placement sees them."""
+    return tuple(sorted((member.node_id, member.capacity, member.zone.encode()) for member in members if member.status == NORMAL))
 
 
 class Ring:
     """The placement by one state of the membership. Immutable. (number, hash) is its ring id."""
 
-    __slots__ = ("_owners", "_seed", "_table", "hash", "n", "number", "partitions", "size")
+    __slots__ = ("_owners", "_seed", "_table", "hash", "members", "n", "number", "partitions", "size")
 
     def __init__(self, members: Iterable[Member], cluster: Cluster, number: int = 0, hash: int = 0) -> None:
         """`members` may be in any order and status; the ring is made of those that are `normal`."""
-        chosen = sorted((member.node_id, member.capacity, member.zone.encode()) for member in members if member.status == NORMAL)
-        self._table = _table(tuple(chosen), cluster.partitions, cluster.n, cluster.seed)
+        self._fill(ring_members(members), cluster, number, hash)
+
+    @classmethod
+    def made_of(cls, members: RingMembers, cluster: Cluster) -> Ring:
+        """The ring of just these members, as `members` gave them."""
+        ring = cls.__new__(cls)
+        ring._fill(members, cluster, 0, 0)
+        return ring
+
+    def _fill(self, chosen: RingMembers, cluster: Cluster, number: int, hash: int) -> None:
+        self.members = chosen
+        self._table = _table(chosen, cluster.partitions, cluster.n, cluster.seed)
         self._owners = self._table.owners
         self._seed = cluster.seed
         self.partitions = cluster.partitions
@@ -81,7 +96,7 @@ class _Table:
 
     __slots__ = ("_members", "_preferences", "_preferences_max", "_seed", "loads", "owners")
 
-    def __init__(self, members: _RingMembers, partitions: int, n: int, seed: int) -> None:
+    def __init__(self, members: RingMembers, partitions: int, n: int, seed: int) -> None:
         nodes = [node_id for node_id, _, _ in members]
         indexes = kernel.assign(members, partitions, n, seed)
         self.owners = [tuple([nodes[i] for i in row]) for row in indexes]
@@ -107,5 +122,5 @@ class _Table:
 
 
 @lru_cache(maxsize=_TABLES_KEPT)
-def _table(members: _RingMembers, partitions: int, n: int, seed: int) -> _Table:
+def _table(members: RingMembers, partitions: int, n: int, seed: int) -> _Table:
     return _Table(members, partitions, n, seed)

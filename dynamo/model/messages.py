@@ -56,7 +56,8 @@ READ = 44  # bucket, key, digest, time_ms, ring_number, ring_hash, bucket_versio
 READ_REPLY = 45  # code (0 = read), standing, digest, record | None (None: equals the digest asked with), ring_number, ring_hash
 SCAN_READ = 46  # bucket, prefix, first_partition, end_partition, after (row key | b""), limit, ring_number, ring_hash
 SCAN_READ_REPLY = 47  # code (0 = read), standing, rows: tuple of (row key, key, record), whole (nothing follows), ring_number, ring_hash
-GOSSIP = 50  # digest of the whole membership, entries: tuple of (node_id, incarnation, revision, admin_version); () begins an exchange
+GOSSIP = 50  # digest of the whole membership, entries: tuple of (node_id, incarnation, revision, admin_version); () begins an exchange;
+#             behind them, where it is not 0: of how many of its partitions the sender does not hold all yet (`standings`)
 GOSSIP_REPLY = 51  # digest, members (tuple of member tuples the asker lacks), wanted (node_ids to push); both () if the digests are equal
 GOSSIP_PUSH = 52  # members (tuple of member tuples)
 # anti-entropy: `roots`, `nodes`, `leaves` are rows of 8-byte hashes; n names the tree (buckets with another N have trees of their own)
@@ -66,12 +67,16 @@ TREE_NODES = 62  # partition, n, nodes (32 hashes)
 TREE_NODES_REPLY = 63  # code, differing: tuple of node indexes, leaves (32 hashes for each of them)
 TREE_KEYS = 64  # partition, n, leaves: tuple of leaf indexes
 TREE_KEYS_REPLY = 65  # code, entries: tuple of (bucket, key, first 8 bytes of the digest)
+# what a recovering owner asks those that hold its partitions
+RECOVER = 66  # ring_number, ring_hash, n, partitions (tuple; empty: only whether the ring is the same)
+RECOVER_REPLY = 67  # code (0 = the same ring), recovering: tuple of (partition, needs), for those of the partitions of which the node needs some
 
 # PUT modes
 MODE_PUT, MODE_SET = 0, 1
 # REPLICATE purposes
 PURPOSE_WRITE, PURPOSE_READ_REPAIR, PURPOSE_HANDOFF, PURPOSE_ANTI_ENTROPY = 0, 1, 2, 3
-# standings: what the answering node is to the key
+# standings: what the answering node is to the key. A RECOVERING owner takes writes, but does not hold all yet (`replication.standings`): its answers to
+# READ and SCAN_READ, and those of others that were in want when they lost the key, have one field more, needs: tuple of (count, node_ids)
 OWNER, FALLBACK, RECOVERING = 0, 1, 2
 # durabilities, weakest first; asked in REPLICATE, given in its answer: of a buffered node by how long it waits with that
 DURABILITY_MEMORY, DURABILITY_BUFFERED, DURABILITY_RELAXED, DURABILITY_SYNCED = 0, 1, 2, 3

@@ -37,16 +37,17 @@ class Desk:
 
     def __init__(
         self, cluster: Cluster, membership: Membership, ring: Callable[[], Ring], reachable: Callable[[NodeId], bool],
-        live: Callable[[NodeId], bool], metrics: Callable[[], dict[str, Any]],
+        live: Callable[[NodeId], bool], metrics: Callable[[], dict[str, Any]], recovering: Callable[[NodeId], int],
     ) -> None:  # fmt: skip
         """`reachable(node)`: this node's opinion. `live(node)`: whether a process with that node id is connected.
-        `metrics()`: counts by name."""
+        `metrics()`: counts by name. `recovering(node)`: of how many of its partitions it does not hold all yet."""
         self._cluster = cluster
         self._membership = membership
         self._ring = ring
         self._reachable = reachable
         self._live = live
         self._metrics = metrics
+        self._recovering = recovering
 
     def answer(self, message: Message) -> Message:
         """The reply to one of them, well formed by `wire.messages.check`. Raises ConfigError, InvalidRequest, InvalidKey."""
@@ -91,6 +92,7 @@ class Desk:
                 "status": member.status,
                 "reachable": member.node_id == self._membership.node_id or self._reachable(member.node_id),
                 "partitions": ring.partitions_of(member.node_id),
+                "recovering": self._recovering(member.node_id),
             }
             for member in self._membership.members.values()
             if member.status != LEFT

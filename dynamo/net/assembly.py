@@ -24,6 +24,7 @@ from dynamo.net.reactor import Reactor
 from dynamo.net.spread import Spread
 from dynamo.replication import ActorLease, Replica, Settings
 from dynamo.replication.rows import Read
+from dynamo.replication.standings import Standings
 from dynamo.wire.hello import TREE_SHAPE, Hello
 
 CONFIRM_TIMEOUT_S = 1.0  # for which a kept actor waits for a peer's word
@@ -55,6 +56,7 @@ class Assembly:
         durability: int,
         listener: socket.socket,
         random: Random,
+        standings: Standings,
     ) -> None:
         """The membership has been started: it knows this node's address. `commits(notify)`: see `Reactor`."""
         self._membership = membership
@@ -74,12 +76,13 @@ class Assembly:
             lambda: time.time_ns() // 1000,
             durability,
             identity.stored_operations(engine),
+            standings,
         )
         core = self.replica.core
         others = [member for member in membership.members.values() if member.node_id != membership.node_id and member.status != LEFT]
         actor.unconfirmed = actor.kept and bool(others)
         self._confirm_by: float | None = None  # in the reactor's time, from its first step on
-        desk = Desk(cluster, membership, lambda: core.ring, self._reachable, self._connected, self.metrics)
+        desk = Desk(cluster, membership, lambda: core.ring, self._reachable, self._connected, self.metrics, self._recovering)
         self.reactor = Reactor(
             self.replica,
             commits=commits,
@@ -104,6 +107,11 @@ class Assembly:
             follow=self._follow,
             random=random,
         )
+
+    def _recovering(self, node: NodeId) -> int:
+        """Of how many partitions that the node owns it does not hold all yet, as far as is known here."""
+        core = self.replica.core
+        return core.recovering() if node == self._membership.node_id else core.recovering_peers.get(node, 0)
 
     def metrics(self) -> dict[str, Any]:
         """Counts since the start, by name; what STATS answers."""

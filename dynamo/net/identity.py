@@ -4,6 +4,7 @@ identity     document: (format 1, node id)
 cluster      document: (format 1, the cluster's document)
 membership   `Membership.encode`; afterwards written by the replica with each change
 actor        `ActorLease.encode`; likewise
+standings    `Standings.encode`; likewise. An embedded store, and a directory of an earlier build, have none
 operations/  `replication.operations`; with each group of writes
 """
 
@@ -16,10 +17,10 @@ from dynamo.errors import ConfigError, CorruptRecord, ProtocolError
 from dynamo.model.cluster import Cluster
 from dynamo.model.group import Group
 from dynamo.model.messages import NodeId
-from dynamo.replication import operations
+from dynamo.replication import operations, standings
 from dynamo.wire.documents import decode_document, encode_document
 
-IDENTITY, CLUSTER, MEMBERSHIP, ACTOR = b"identity", b"cluster", b"membership", b"actor"
+IDENTITY, CLUSTER, MEMBERSHIP, ACTOR, STANDINGS = b"identity", b"cluster", b"membership", b"actor", standings.META
 FORMAT = 1
 NODE_ID_BYTES = 16
 _BLOCKS_MAX = 1 << 20
@@ -41,6 +42,7 @@ class Stored:
     cluster: Cluster
     membership: bytes | None
     actor: bytes | None
+    standings: bytes | None
 
 
 def load(meta: MetaTable) -> Stored | None:
@@ -53,16 +55,19 @@ def load(meta: MetaTable) -> Stored | None:
     node_id = _document(identity, "node id")
     if type(node_id) is not bytes or len(node_id) != NODE_ID_BYTES:
         raise CorruptRecord("the stored node id is damaged")
-    return Stored(node_id, Cluster.from_document(_document(cluster, "cluster")), meta.read_meta(MEMBERSHIP), meta.read_meta(ACTOR))
+    return Stored(node_id, Cluster.from_document(_document(cluster, "cluster")), meta.read_meta(MEMBERSHIP), meta.read_meta(ACTOR),
+                  meta.read_meta(STANDINGS))  # fmt: skip
 
 
-def save(meta: MetaTable, node_id: NodeId, cluster: Cluster, membership: bytes, actor: bytes) -> None:
-    """Make it durable, all or nothing. Raises StorageFull, StorageFailed."""
+def save(meta: MetaTable, node_id: NodeId, cluster: Cluster, membership: bytes, actor: bytes, held: bytes | None = None) -> None:
+    """Make it durable, all or nothing. `held`: the standings of a node of a cluster. Raises StorageFull, StorageFailed."""
     group = Group(0, synced=True)
     group.meta[IDENTITY] = encode_document((FORMAT, node_id))
     group.meta[CLUSTER] = encode_document((FORMAT, cluster.to_document()))
     group.meta[MEMBERSHIP] = membership
     group.meta[ACTOR] = actor
+    if held is not None:
+        group.meta[STANDINGS] = held
     meta.commit(group)
     meta.refresh()
 

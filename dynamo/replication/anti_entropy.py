@@ -100,7 +100,8 @@ class AntiEntropy:
 
     def _compare_nodes(self, core: Core, message: Message) -> tuple[tuple[int, ...], bytes]:
         _, _, partition, n, nodes = message[:5]
-        tree = self._trees.get(n, _owned(core, n, partition))
+        _known(core, n, partition)
+        tree = self._trees.held(core, n, partition)
         if len(nodes) != merkle.FANOUT * merkle.HASH_BYTES:
             raise InvalidRequest("32 hashes of nodes were expected")
         found = merkle.differing(nodes, tree.nodes())
@@ -110,8 +111,8 @@ class AntiEntropy:
         _, _, partition, n, leaves = message[:5]
         if len(leaves) > merkle.LEAVES or any(not 0 <= leaf < merkle.LEAVES for leaf in leaves):
             raise InvalidRequest(f"{merkle.LEAVES} leaves at most, numbered from 0")
-        place = n, _owned(core, n, partition)
-        entries = self._trees.listed(core, place, list(leaves))
+        _known(core, n, partition)
+        entries = self._trees.listed(core, (n, partition), list(leaves))
         return tuple((bucket, key, digest[:_PREFIX]) for leaf in sorted(entries) for bucket, key, digest in entries[leaf])
 
 
@@ -262,9 +263,8 @@ class PendingExchange:
         return True
 
 
-def _owned(core: Core, n: int, partition: int) -> int:
-    """The partition, if this node holds that tree. Raises InvalidRequest."""
+def _known(core: Core, n: int, partition: int) -> None:
+    """Raises InvalidRequest where there is no such tree."""
     numbers = {definition.n or core.cluster.n for definition in core.definitions}
-    if n not in numbers or not 0 <= partition < core.cluster.partitions or core.node_id not in core.ring.owners(partition, n):
-        raise InvalidRequest("this node does not own that partition")
-    return partition
+    if n not in numbers or not 0 <= partition < core.cluster.partitions:
+        raise InvalidRequest("there is no such tree")

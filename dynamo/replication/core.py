@@ -23,12 +23,14 @@ from dynamo.model.key import is_hashed, row_key, split_row_key
 from dynamo.model.messages import Message, Source
 from dynamo.model.row import Row
 from dynamo.replication.actor import ActorLease
+from dynamo.replication.adoption import Adopted
 from dynamo.replication.deadlines import Deadlines
 from dynamo.replication.flushes import Flushes
 from dynamo.replication.liveness import Liveness
 from dynamo.replication.routes import Route, Routes
 from dynamo.replication.rows import Rows
 from dynamo.replication.stalls import Stalls
+from dynamo.replication.standings import Standings
 
 if TYPE_CHECKING:
     from random import Random
@@ -118,6 +120,7 @@ class Core:
         random: Random,
         wall_us: Callable[[], int],
         durability: int,
+        standings: Standings,
     ) -> None:
         self.settings = settings
         self.node_id = node_id
@@ -132,6 +135,10 @@ class Core:
         # What others must give before a copy is dropped here for theirs: a write buffer is no place for the only one.
         self.durability_to_drop = m.DURABILITY_RELAXED if durability == m.DURABILITY_BUFFERED else durability
         self.flushes = Flushes()
+        self.standings = standings
+        self.adopted = Adopted(node_id, standings)
+        self.recovering_peers: dict[bytes, int] = {}  # of how many of its partitions a peer said that it does not hold all yet
+        self.ring_news: set[bytes] = set()  # peers that know another ring, as late as this one's or later
         self.now = 0.0
         self.stalls = Stalls()
         self.liveness = Liveness(settings.heartbeat_interval_s)
@@ -157,8 +164,10 @@ class Core:
             return False
         self.ring = Ring.of(self.membership, self.cluster)
         self.ring_number, self.ring_hash = self.membership.ring_id
-        self._routes = Routes(self.node_id, self.ring, self.liveness)
         self.definitions = (self.cluster.bucket(b"default"), *self.cluster.buckets.values())
+        self.adopted.begin()
+        self.standings.follow(self.node_id, self.ring, self.cluster, self.definitions, self.adopted.known)
+        self._routes = Routes(self.node_id, self.ring, self.liveness, self.standings)
         return True
 
     # --- naming -------------------------------------------------------------------------------------------------------------------
@@ -181,6 +190,22 @@ class Core:
         if routes.version != self.liveness.version:
             routes.forget()
         return definition, at, routes[definition.n << 16 | partition]
+
+    def standing_changed(self) -> None:
+        """This node needs less than it did."""
+        self._routes.forget()
+
+    def recovering(self) -> int:
+        """Of how many partitions that this node owns it does not hold all yet."""
+        owned = {partition for n, partition in self.standings.needs if self.node_id in self.ring.owners(partition, n)}
+        return len(owned)
+
+    def is_news(self, source: bytes, ring_number: int) -> bool:
+        """Whether a peer that named another ring than this node's knows something that this node does not; it is then asked for it."""
+        if ring_number < self.ring_number:
+            return False
+        self.ring_news.add(source)
+        return True
 
     def owners(self, partition: int, definition: BucketDefinition) -> tuple[bytes, ...]:
         """The current owners of the partition under the bucket's N."""

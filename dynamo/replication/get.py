@@ -3,6 +3,10 @@
 Ask R replicas, this node's own row first; a late answer makes the coordinator ask one more (hedge, Dean & Barroso 2013). A replica whose row has
 the digest the coordinator sent answers with that alone. R answers are merged and given to the client; once the others are in, or late,
 `final_action` says which replicas were found behind, and they are sent the merged record (read repair).
+
+While the ring changes, an owner may answer that it is *recovering*, and whom else a read has to hear for it (`standings`). It counts toward R
+when those have answered, too. One of them that owns the key no longer hands its row to the owners and drops it: where its answer came after the
+recovering owner's, that owner is asked once more.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 
 from dynamo._core import record as records
-from dynamo.errors import CorruptRecord, DynamoError, Timeout, Unavailable
+from dynamo.errors import CorruptRecord, DynamoError, ProtocolError, Timeout, Unavailable
 from dynamo.model import messages as m
 from dynamo.model.cluster import BucketDefinition
 from dynamo.model.key import check_bucket, check_key, full_key
@@ -21,6 +25,7 @@ from dynamo.replication.core import Core, Place, ReplyTo
 from dynamo.replication.local import merge_in
 from dynamo.replication.quorum import FAILED, MET, PENDING, needed
 from dynamo.replication.rows import NO_DIGEST
+from dynamo.replication.standings import Needs, checked, satisfied
 
 
 class GetFold:
@@ -29,7 +34,7 @@ class GetFold:
     `record`: of the first reply. As long as it stands for all of them (`alike`), as it does where replicas agree, it is their join, and nobody is behind.
     """
 
-    __slots__ = ("alike", "failures", "outstanding", "owners_answered", "owners_required", "record", "replies", "required")
+    __slots__ = ("alike", "failures", "met", "outstanding", "owners_answered", "owners_required", "record", "recovering", "replies", "required", "unmet")
 
     def __init__(self, required: int, owners_required: int) -> None:
         self.required = required
@@ -40,9 +45,12 @@ class GetFold:
         self.alike = True
         self.owners_answered = 0
         self.failures: dict[bytes, int] = {}
+        self.recovering: dict[bytes, Needs] = {}  # what those that answered need
+        self.met: set[bytes] = set()  # nodes that stand for themselves; kept only while some are recovering
+        self.unmet = 0  # answers that do not
 
-    def add(self, node: bytes, standing_: int, record: bytes) -> int:
-        """The node answered with this record (b"" = absent). Returns the state."""
+    def add(self, node: bytes, standing_: int, record: bytes, needs: Needs = ()) -> int:
+        """The node answered with this record (b"" = absent), and needs others to be heard as well. Returns the state."""
         replies = self.replies
         self.outstanding.discard(node)
         if not replies:
@@ -52,7 +60,30 @@ class GetFold:
         if standing_ == m.OWNER and node not in replies:
             self.owners_answered += 1
         replies[node] = standing_, record
+        if needs or self.recovering:
+            self._weigh(node, needs)
         return self.state()
+
+    def _weigh(self, node: bytes, needs: Needs) -> None:
+        """Take in what a node that answered needs."""
+        if needs:
+            self.recovering[node] = needs
+        else:
+            self.recovering.pop(node, None)
+        self._count()
+
+    def _count(self) -> None:
+        """Count anew who stands for itself. A node that no longer owns the key, and is heard for a recovering owner, counts with that one alone."""
+        self.met = satisfied(self.replies, self.recovering)
+        heard = {node for needs in self.recovering.values() for _, nodes in needs for node in nodes}
+        helpers = sum(node in heard and self.replies[node][0] == m.FALLBACK for node in self.met)
+        self.unmet = len(self.replies) - len(self.met) + helpers
+        self.owners_answered = sum(self.replies[node][0] != m.FALLBACK for node in self.met)
+
+    def forget(self, node: bytes) -> None:
+        """The node will be asked once more."""
+        del self.replies[node]
+        self._count()
 
     def fail(self, node: bytes, code: int) -> int:
         """The node will not answer. Returns the state."""
@@ -62,7 +93,7 @@ class GetFold:
 
     def state(self) -> int:
         """MET, or FAILED once nobody is left to answer, else PENDING."""
-        if len(self.replies) >= self.required and self.owners_answered >= self.owners_required:
+        if len(self.replies) - self.unmet >= self.required and self.owners_answered >= self.owners_required:
             return MET
         return PENDING if self.outstanding else FAILED
 
@@ -81,7 +112,7 @@ class GetFold:
         if self.alike:
             return self.record, []
         record = self.merged()
-        return record, [node for node, (role, other) in self.replies.items() if role == m.OWNER and other != record]
+        return record, [node for node, (role, other) in self.replies.items() if role != m.FALLBACK and other != record]
 
 
 Done = Callable[[Core, "PendingGet", int, list[bytes]], None]  # the get, the request id of its repairs, the nodes they went to
@@ -91,8 +122,8 @@ class PendingGet(GetFold):
     """A get in the table of pending requests: a fold, whom to ask next, and the answer."""
 
     __slots__ = (
-        "answered", "bucket", "deadline", "definition", "done", "held_bytes", "key", "pin", "pin_digest", "plan", "reply_to", "request_id", "row_key",
-        "standing", "started", "time_ms",
+        "answered", "bucket", "deadline", "definition", "done", "held_bytes", "key", "pin", "pin_digest", "plan", "reply_to", "request_id",
+        "route", "row_key", "standing", "started", "time_ms",
     )  # fmt: skip
 
     def __init__(
@@ -112,6 +143,7 @@ class PendingGet(GetFold):
         self.bucket = bucket
         self.key = key
         self.definition, self.row_key, route = place
+        self.route = route
         self.standing = route.standing
         self.plan = plan  # whom to ask, in order, from the next one on
         self.time_ms = time_ms
@@ -136,16 +168,58 @@ class PendingGet(GetFold):
     def _ask_next(self, core: Core) -> bool:
         """Ask the next node in line; False if there is none left."""
         for node in self.plan:
-            if node == core.node_id:
-                if self._read_here(core):
-                    return True
-            elif core.liveness.up(node):
-                self.outstanding.add(node)
-                read = (m.READ, self.request_id, self.bucket, self.key, self.pin_digest, self.time_ms, core.ring_number, core.ring_hash,
-                        self.definition.version)  # fmt: skip
-                core.outbox.append((node, read))
+            if (not self.recovering or self._is_new(node)) and self._ask(core, node):
                 return True
         return False
+
+    def _ask(self, core: Core, node: bytes) -> bool:
+        """Ask this node; False if that cannot be done."""
+        if node == core.node_id:
+            return self._read_here(core)
+        if not core.liveness.up(node):
+            return False
+        self.outstanding.add(node)
+        read = (m.READ, self.request_id, self.bucket, self.key, self.pin_digest, self.time_ms, core.ring_number, core.ring_hash,
+                self.definition.version)  # fmt: skip
+        core.outbox.append((node, read))
+        return True
+
+    def _is_new(self, node: bytes) -> bool:
+        """Whether the node was not asked yet."""
+        return node not in self.replies and node not in self.outstanding and node not in self.failures
+
+    def _ask_needed(self, core: Core) -> bool:
+        """Some who answered are recovering: ask those that they need; where nobody of them is left, the next node in line. False if there is none."""
+        late = self._asked_too_early()
+        if late is not None:
+            self.forget(late)
+            return self._ask(core, late)
+        if self.outstanding and len(self.replies) - self.unmet + len(self.outstanding) >= self.required:
+            return True
+        owners = self.route.owners
+        for waiting in sorted(self.recovering.keys() & self.replies.keys() - self.met):
+            for count, nodes in self.recovering[waiting]:
+                heard = sum(node in self.met or node in self.outstanding or node == waiting for node in nodes)
+                asked = False
+                for node in sorted(filter(self._is_new, nodes), key=lambda node: node not in owners):
+                    if heard >= count:
+                        break
+                    if self._ask(core, node):
+                        heard, asked = heard + 1, True
+                if asked:
+                    return True
+        return self._ask_next(core)
+
+    def _asked_too_early(self) -> bytes | None:
+        """A recovering owner whose answer is older than that of a node which hands its rows to the owners and drops them."""
+        order = list(self.replies)
+        for at, node in enumerate(order):
+            needs = self.recovering.get(node)
+            if needs and node in self.met:
+                needed = {other for _, nodes in needs for other in nodes}
+                if any(other in needed and other not in self.route.owners for other in order[at + 1 :]):
+                    return node
+        return None
 
     def _read_here(self, core: Core) -> bool:
         row, held = core.rows.load_held(self.row_key)
@@ -158,10 +232,14 @@ class PendingGet(GetFold):
             held.wakes.append((self.request_id, record))
             return True
         self._hold(core, record)
-        self.add(core.node_id, self.standing, record)
+        self.add(core.node_id, self.standing, record, self._own_needs())
         if row is not None and not self.outstanding and len(self.replies) == 1:  # else somebody was asked with another digest
             self.pin, self.pin_digest = record, row.digest
         return True
+
+    def _own_needs(self) -> Needs:
+        """What this node needs; nothing where nobody is answered: a repair takes from each what it has."""
+        return self.route.needs if self.reply_to.source is not None else ()
 
     def _hold(self, core: Core, record: bytes) -> None:
         """Count the record of a reply, which is kept until the end."""
@@ -179,19 +257,50 @@ class PendingGet(GetFold):
                     raise CorruptRecord("a record of another kind than its bucket")
             except CorruptRecord as error:
                 code = error.code
+        needs: Needs = ()
+        if len(message) > 8 and self.reply_to.source is not None:
+            try:
+                needs = checked(message[8])
+            except ProtocolError as error:
+                code = error.code
         if code:
             return self.on_failure(core, source, code)
+        standing = message[3]
+        if message[7] != core.ring_hash and self.reply_to.source is not None and not self.answered:
+            if core.is_news(source, message[6]):
+                return False  # it comes in again under the ring that this node is about to learn (`on_ring`)
+            if (source in self.route.owners) != (standing != m.FALLBACK):
+                return self.on_failure(core, source, Unavailable.code)  # it has not heard yet what it is
         if record is None:
             record = self.pin
         elif record is not self.pin:
             self._hold(core, record)
-        return self._settle(core, self.add(source, message[3], record))
+        return self._settle(core, self.add(source, standing, record, needs))
+
+    def on_ring(self, core: Core) -> bool:
+        """The ring is another one: begin anew under it, for answers under two rings do not add up to R."""
+        if self.answered or self.reply_to.source is None:
+            return False
+        core.pending.pop(self.request_id, None)
+        self.request_id = core.request_id()
+        core.pending[self.request_id] = self
+        core.deadlines.add(core.now, core.settings.hedge_after_s, self.request_id)
+        self.definition, self.row_key, self.route = core.place(self.bucket, self.key)
+        self.standing = self.route.standing
+        self.plan = chain(self.route.orders[0], self.route.fallbacks)
+        for record in (self.replies, self.recovering, self.failures, self.outstanding):
+            record.clear()
+        self.met, self.unmet, self.owners_answered, self.alike, self.pin, self.pin_digest = set(), 0, 0, True, b"", NO_DIGEST
+        for _ in range(self.required):
+            if not self._ask_next(core):
+                break
+        return self._settle(core, self.state())
 
     def on_wake(self, core: Core, record: bytes | None) -> bool:
         record = record or b""
         if record is not self.pin:
             self._hold(core, record)
-        return self._settle(core, self.add(core.node_id, self.standing, record))
+        return self._settle(core, self.add(core.node_id, self.standing, record, self._own_needs()))
 
     def on_failure(self, core: Core, node: bytes, code: int) -> bool:
         if node not in self.outstanding:
@@ -228,17 +337,30 @@ class PendingGet(GetFold):
         return not any(node != core.node_id and core.liveness.silent_since(node, self.started) for node in self.outstanding)
 
     def _settle(self, core: Core, state: int) -> bool:
+        if self.recovering and not self.answered:
+            # Also where R has been met: by one who was asked too early, perhaps.
+            while (state != MET or self._asked_too_early() is not None) and self._ask_needed(core) and not self.outstanding:
+                state = self.state()
+            state = self.state()
         if not self.answered:
             if state == MET:
                 self.answered = True
                 self._answer(core)
             elif state == FAILED:
                 self.answered = True
-                core.refuse(self.reply_to, Unavailable(required=self.required, received=len(self.replies)))
+                core.refuse(self.reply_to, self._too_few())
         if self.answered and not self.outstanding:
             self._repair(core)
             return True
         return False
+
+    def _too_few(self) -> Unavailable:
+        received = len(self.replies) - self.unmet
+        if self.unmet:
+            return Unavailable(
+                f"{received} of the {self.required} nodes needed answered; owners that are recovering need others that cannot be reached",
+                required=self.required, received=received)  # fmt: skip
+        return Unavailable(required=self.required, received=received)
 
     def _answer(self, core: Core) -> None:
         reply_to = self.reply_to
@@ -272,7 +394,7 @@ class PendingGet(GetFold):
                                  core.ring_number, core.ring_hash, self.definition.version, core.durability, bytes(16)))  # fmt: skip
         if damaged and isinstance(core.rows.load(self.row_key), CorruptRecord):
             core.count("rows_restored")
-            status = 0 if self.standing == m.OWNER else 1
+            status = 1 if self.standing == m.FALLBACK else 0
             core.rows.stage(self.row_key, self.bucket, self.key, record, status, 0, 0)
 
     def _repair_here(self, core: Core, record: bytes) -> None:

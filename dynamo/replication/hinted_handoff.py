@@ -208,7 +208,7 @@ class PendingHint:
         if message[0] != m.REPLICATE_REPLY or source != self.target:
             return False
         code, role, durability = message[2], message[3], message[4]
-        stored = not code and role == m.OWNER and durability >= core.durability_to_drop
+        stored = not code and role != m.FALLBACK and durability >= core.durability_to_drop
         if stored:
             row = core.rows.load(self.row_key)
             if isinstance(row, Row) and row.digest == self.digest:

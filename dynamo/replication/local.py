@@ -29,7 +29,7 @@ def receive_replicate(core: Core, source: bytes, message: Message) -> None:
             raise CorruptRecord("the record is empty or of another kind than its bucket")
         row = merge_in(core, row_key, bucket, key, role, record)
         held = core.rows.held(row_key)
-        if role != m.OWNER:
+        if role == m.FALLBACK:
             owed = target in route.owners
             kept = owed and core.hints.add(core, target, row_key, len(record))
             # Without a hint (its coordinator sees another ring, or there is no room for one) the row is owed to all current owners.
@@ -50,7 +50,9 @@ def receive_replicate(core: Core, source: bytes, message: Message) -> None:
         _acknowledge_flushed(core, source, core.rows.group_of(held), _stored(core, request_id, 0, role, row.digest, m.DURABILITY_SYNCED))
         return
     reply = _stored(core, request_id, 0, role, row.digest)
-    if held is None:
+    if role == m.RECOVERING and not core.adopted.whole:
+        core.adopted.hold(core, source, reply, held)
+    elif held is None:
         core.send(source, reply)
     else:
         held.messages.append((source, reply))
@@ -85,7 +87,7 @@ def merge_in(core: Core, row_key: bytes, bucket: bytes, key: bytes, role: int, r
         raise row
     if core.contradicts_actor(records.context(record), row):
         core.renew_actor()
-    status = STATUS_OWNED if role == m.OWNER else STATUS_FALLBACK
+    status = STATUS_FALLBACK if role == m.FALLBACK else STATUS_OWNED
     if row is None:
         return core.rows.stage(row_key, bucket, key, record, status, 0, 0)
     merged = records.merge(row.record, record)
@@ -113,7 +115,9 @@ def receive_read(core: Core, source: bytes, message: Message) -> None:
         core.send(source, (m.READ_REPLY, request_id, row.code, route.standing, NO_DIGEST, None, core.ring_number, core.ring_hash))
         return
     shown = None if stored == digest else record
-    reply = (m.READ_REPLY, request_id, 0, route.standing, stored, shown, core.ring_number, core.ring_hash)
+    reply: Message = (m.READ_REPLY, request_id, 0, route.standing, stored, shown, core.ring_number, core.ring_hash)
+    if route.needs:
+        reply = (*reply, route.needs)
     (core.outbox if held is None else held.messages).append((source, reply))
 
 
@@ -121,6 +125,8 @@ def as_failed(core: Core, message: Message, error: DynamoError) -> Message:
     """What to send instead of an answer that rested on a commit that failed."""
     if message[0] == m.REPLICATE_REPLY:
         return _stored(core, message[1], error.code, message[3], NO_DIGEST)
+    if message[0] == m.RECOVER_REPLY:
+        return (m.RECOVER_REPLY, message[1], error.code, ())
     assert message[0] == m.READ_REPLY, f"message type {message[0]} may not wait for a commit"
     return (m.READ_REPLY, message[1], error.code, message[3], NO_DIGEST, None, core.ring_number, core.ring_hash)
 

@@ -49,7 +49,7 @@ class PutFold:
         self.outstanding.discard(node)
         if durability >= self.durability and node not in self.confirmed:
             self.confirmed.add(node)
-            if standing_ == m.OWNER:
+            if standing_ != m.FALLBACK:
                 self.owners_confirmed += 1
         return self.state()
 
@@ -69,7 +69,7 @@ class PutFold:
 class PendingPut(PutFold):
     """A put in the table of pending requests: a fold, the walk down the preference list, and the answer."""
 
-    __slots__ = ("answered", "deadline", "frame", "plan", "reply", "reply_to", "request_id", "row_key", "stand_ins", "started")
+    __slots__ = ("answered", "deadline", "frame", "held_here", "plan", "reply", "reply_to", "request_id", "row_key", "stand_ins", "started")
 
     def __init__(
         self,
@@ -94,6 +94,7 @@ class PendingPut(PutFold):
         self.row_key = row_key
         self.stand_ins: dict[bytes, bytes] = {}  # fallback -> the owner it stands in for
         self.answered = False
+        self.held_here = False  # this node's own copy is as durable as it was to be
 
     def begin(self, core: Core) -> None:
         """Send to the other owners; for each that cannot be reached, to the next node in line, or keep the hint here."""
@@ -169,14 +170,46 @@ class PendingPut(PutFold):
         code, role, durability = message[2], message[3], message[4]
         if code:
             return self._failed(core, source, code)
+        if message[7] != self.frame[9] and not self.answered and core.is_news(source, message[6]):
+            return False  # it confirms under a ring in which others may own the key: asked again under that one (`on_ring`)
         if durability < self.durability:
             return self._failed(core, source, Unavailable.code)  # it has the write, but weaker than was asked (P8): another one must do
         return self._settle(core, self.confirm(source, role, durability))
 
     def on_wake(self, core: Core, record: bytes | None) -> bool:
         """The local commit happened."""
+        if self.frame[9] != core.ring_hash and not self.answered:
+            self.on_ring(core)
         role = m.OWNER if core.node_id in self.owners else m.FALLBACK
+        if role == m.OWNER and not core.adopted.whole and core.place(self.frame[2], self.frame[3])[2].standing == m.RECOVERING:
+            core.adopted.wake_later(self.request_id)
+            return False
+        self.held_here = True
         return self._settle(core, self.confirm(core.node_id, role, core.durability))
+
+    def on_ring(self, core: Core) -> bool:
+        """The ring is another one: W has to be met among those that it names, so they are all asked, and what was confirmed before counts no more."""
+        frame = self.frame
+        if self.answered or frame[9] == core.ring_hash:
+            return False
+        _, _, route = core.place(frame[2], frame[3])
+        self.owners, self.plan = route.owners, iter(route.fallbacks)
+        self.frame = (*frame[:8], core.ring_number, core.ring_hash, *frame[10:])
+        self.confirmed, self.owners_confirmed, self.failures, self.outstanding, self.stand_ins = set(), 0, {}, set(), {}
+        for node in self.owners:
+            if node == core.node_id:
+                continue
+            if core.liveness.up(node):
+                self._ask(core, node, b"")
+            else:
+                self.failures[node] = Unavailable.code
+        while len(self.outstanding) + 1 < self.required and self._walk(core):
+            pass
+        if not self.held_here:
+            self.outstanding.add(core.node_id)
+            return False
+        self.held_here = False
+        return self.on_wake(core, None)
 
     def on_failure(self, core: Core, node: bytes, code: int) -> bool:
         if node not in self.outstanding:
@@ -359,7 +392,7 @@ def _stage(core: Core, row_key: bytes, bucket: bytes, key: bytes, row: Row | Non
         return
     actor, counter = dot
     since = row.since if row is not None and row.since and row.since_actor == actor else counter
-    core.rows.stage(row_key, bucket, key, record, STATUS_OWNED if role == m.OWNER else STATUS_FALLBACK, actor, since)
+    core.rows.stage(row_key, bucket, key, record, STATUS_FALLBACK if role == m.FALLBACK else STATUS_OWNED, actor, since)
 
 
 def _time_of(record: bytes, definition: BucketDefinition) -> int:

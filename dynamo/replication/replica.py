@@ -13,6 +13,7 @@ taken to be well formed, and of a type that their source may send (`wire.message
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -36,14 +37,18 @@ from dynamo.replication.local import as_failed, receive_read, receive_replicate
 from dynamo.replication.operations import Operations
 from dynamo.replication.put import coordinate_put
 from dynamo.replication.ready import Ready
+from dynamo.replication.recovery import Recovery
 from dynamo.replication.rows import Read, Rows
 from dynamo.replication.scan import receive_scan_read, take_scan
+from dynamo.replication.standings import META as STANDINGS
+from dynamo.replication.standings import Standings
 from dynamo.replication.trees import Trees
 
 if TYPE_CHECKING:
     from random import Random
 
-_REPLIES = frozenset((m.REPLICATE_REPLY, m.READ_REPLY, m.FORWARD_REPLY, m.SCAN_READ_REPLY, m.TREE_ROOTS_REPLY, m.TREE_NODES_REPLY, m.TREE_KEYS_REPLY))
+_REPLIES = frozenset((m.REPLICATE_REPLY, m.READ_REPLY, m.FORWARD_REPLY, m.SCAN_READ_REPLY, m.TREE_ROOTS_REPLY, m.TREE_NODES_REPLY, m.TREE_KEYS_REPLY,
+                      m.RECOVER_REPLY))  # fmt: skip
 _META_RETRY_S = 0.5
 
 
@@ -64,16 +69,22 @@ class Replica:
         wall_us: Callable[[], int],
         durability: int,
         stored_operations: Iterable[tuple[bytes, bytes]],
+        standings: Standings | None = None,
     ) -> None:
-        """`read`, `scan`, `scan_hints`: the committed rows and hints. `stored_operations`: of the meta table, see `operations`."""
+        """`read`, `scan`, `scan_hints`: the committed rows and hints. `stored_operations`: of the meta table, see `operations`. `standings`: what
+        this node was to its partitions under the last ring that it knew; left out, it holds all that it owns."""
+        standings = standings or Standings()
         rows = Rows(read, int.from_bytes(cluster.secret[:8], "big"), Operations(settings.operations_max, stored_operations))
-        self.core = Core(settings, node_id, cluster, membership, actor, rows, scan, Hints(scan_hints), random, wall_us, durability)
+        self.core = Core(settings, node_id, cluster, membership, actor, rows, scan, Hints(scan_hints), random, wall_us, durability, standings)
         self.gossip = Gossip(membership, random, settings.gossip_interval_s)
         self.handoff = Handoff()
         self.trees = Trees()
         self.anti_entropy = AntiEntropy(self.trees)
         self.core.hints.count(self.core)
+        self.recovery = Recovery(self.anti_entropy, self.trees)
         self._membership_version = membership.version
+        self._standings_version = 0
+        self._news_at: dict[bytes, float] = {}  # when a peer was last asked for a ring that it named
         self._meta_retry_at: float | None = None
         self._heartbeat_at = 0.0
         self._unowned_in_group: int | None = None  # the group that brings rows to hand over
@@ -87,6 +98,7 @@ class Replica:
             m.TREE_ROOTS: self._tree,
             m.TREE_NODES: self._tree,
             m.TREE_KEYS: self._tree,
+            m.RECOVER: self._recover,
             m.FORWARD: self._forward,
             m.REPLICATE: partial(receive_replicate, self.core),
             m.READ: partial(receive_read, self.core),
@@ -144,10 +156,12 @@ class Replica:
             self._meta_retry_at = None
             core.stage_actor()
             core.rows.stage_meta(b"membership", core.membership.encode())
+            core.rows.stage_meta(STANDINGS, core.standings.encode())
         self.handoff.step(core)
         core.hints.step(core)
         self.trees.step(core)
         self.anti_entropy.step(core)
+        self.recovery.step(core)
         self._after_step()
 
     def committed(self, group: Group, now: float) -> None:
@@ -259,6 +273,8 @@ class Replica:
             earliest = at
         if (at := self.anti_entropy.next_at) is not None and at < earliest:
             earliest = at
+        if (at := self.recovery.next_at) is not None and at < earliest:
+            earliest = at
         if (at := self._meta_retry_at) is not None and at < earliest:
             earliest = at
         return earliest
@@ -294,11 +310,17 @@ class Replica:
         assert type(source) is bytes
         self.anti_entropy.answer(self.core, source, message)
 
+    def _recover(self, source: Source, message: Message) -> None:
+        assert type(source) is bytes
+        self.recovery.answer(self.core, source, message)
+
     def _forward(self, source: Source, message: Message) -> None:
         coordinate_put(self.core, ReplyTo(source, message[1], forwarded=True), message[2])
 
     def _gossip(self, source: bytes, message: Message) -> None:
         self.core.liveness.detector.heartbeat(source, self.core.now)
+        if message[0] == m.GOSSIP and not message[3]:
+            self.core.recovering_peers[source] = message[4] if len(message) > 4 and type(message[4]) is int else 0
         try:
             replies = self.gossip.receive(source, message, self.core.now)
         except ProtocolError:
@@ -315,9 +337,30 @@ class Replica:
         core.liveness.step(peers, core.now)
         if len(peers) > core.settings.heartbeat_peers_max:
             peers = core.random.sample(peers, core.settings.heartbeat_peers_max)
+        recovering = core.recovering() if core.standings.needs else 0
         for node in peers:
             for destination, message in self.gossip.probe(node):
-                core.send(destination, message)
+                core.send(destination, (*message, recovering) if recovering else message)
+
+    def _follow_ring(self) -> None:
+        """Requests under way go on under the new ring; the others are to have it soon."""
+        core = self.core
+        core.ring_news.clear()
+        self.recovery.step(core)
+        for fold in list(core.pending.values()):
+            on_ring = getattr(fold, "on_ring", None)
+            if on_ring is not None and on_ring(core):
+                core.pending.pop(fold.request_id, None)  # type: ignore[attr-defined]
+
+    def _ask_for_news(self) -> None:
+        """Ask peers for the ring that they named, each at most once in a heartbeat's tenth."""
+        core = self.core
+        for node in sorted(core.ring_news):
+            if self._news_at.get(node, -math.inf) + core.settings.heartbeat_interval_s / 10 <= core.now:
+                self._news_at[node] = core.now
+                core.ring_news.discard(node)
+                for destination, message in self.gossip.probe(node):
+                    core.send(destination, message)
 
     def _let_puts_in(self) -> None:
         """The new actor is durable: the puts that waited for it go on."""
@@ -334,6 +377,12 @@ class Replica:
             if core.rebuild_ring():
                 self.trees.follow_ring(core)
                 self.handoff.wake(core.now)
+                self._follow_ring()
+        if core.standings.version != self._standings_version:
+            self._standings_version = core.standings.version
+            core.rows.stage_meta(STANDINGS, core.standings.encode())
+        if core.ring_news:
+            self._ask_for_news()
         if core.repair_wanted:
             for bucket, key in core.begin_repairs():
                 repair_from_peers(core, bucket, key)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from dynamo.membership.ring import Ring
 from dynamo.model import messages as m
 from dynamo.replication.liveness import Liveness
+from dynamo.replication.standings import Needs, Standings
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +17,8 @@ class Route:
 
     owners: tuple[bytes, ...]
     owner: bool  # whether this node is one of them
-    standing: int  # the same, as the wire says it: OWNER or FALLBACK
+    standing: int  # the same, as the wire says it: OWNER, RECOVERING or FALLBACK
+    needs: Needs  # whom a read has to hear besides this node, as long as this node does not hold all that it should
     peers: tuple[bytes, ...]  # the other owners
     fallbacks: tuple[bytes, ...]  # the others, in the order in which they stand in
     orders: tuple[tuple[bytes, ...], ...]
@@ -30,12 +32,13 @@ class Routes(dict[int, Route]):
     """The routes by n << 16 | partition, where n is a bucket's N (0: the cluster's). A look-up costs what one in a dict does, but whoever looks has to see
     first whether they are of the present `version` of the opinion about peers, and `forget` them if not."""
 
-    __slots__ = ("_liveness", "_node_id", "_ring", "version")
+    __slots__ = ("_liveness", "_node_id", "_ring", "_standings", "version")
 
-    def __init__(self, node_id: bytes, ring: Ring, liveness: Liveness) -> None:
+    def __init__(self, node_id: bytes, ring: Ring, liveness: Liveness, standings: Standings) -> None:
         self._node_id = node_id
         self._ring = ring
         self._liveness = liveness
+        self._standings = standings
         self.version = liveness.version
 
     def forget(self) -> None:
@@ -56,4 +59,6 @@ class Routes(dict[int, Route]):
         turns = [(*peers[turn:], *peers[:turn]) for turn in range(max(1, len(peers)))]
         orders = tuple((me, *turn) if owner else (*turn, me) for turn in turns)
         reachable = 1 + len(peers) + len(fallbacks)
-        return Route(owners, owner, m.OWNER if owner else m.FALLBACK, peers, fallbacks, orders, reachable, owner + len(peers))
+        needs = self._standings.needs.get((n or self._ring.n, partition), ())
+        standing = m.FALLBACK if not owner else m.RECOVERING if needs else m.OWNER
+        return Route(owners, owner, standing, needs, peers, fallbacks, orders, reachable, owner + len(peers))

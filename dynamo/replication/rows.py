@@ -93,6 +93,12 @@ class Rows:
             return self._held
         return self._held_flying if key in self._flying else None
 
+    def held_last(self) -> Held | None:
+        """Where to attach what waits for all that is written so far; None if all of it is committed."""
+        if self._staged or self._staged_hints or self._staged_meta:
+            return self._held
+        return self._held_flying if self.in_flight is not None else None
+
     def group_of(self, held: Held | None) -> int:
         """The number of the group that `held` is attached to; of what is committed, that of the newest one."""
         return self.groups + (held is self._held)

@@ -53,6 +53,16 @@ class Trees:
             tree = self._trees[n, partition] = merkle.Tree()
         return tree
 
+    def held(self, core: Core, n: int, partition: int) -> merkle.Tree:
+        """The tree of what this node holds of a partition; read anew from the rows where it is no owner, or not any more."""
+        if core.node_id in core.ring.owners(partition, n):
+            return self.get(n, partition)
+        tree = merkle.Tree()
+        for leaf, entries in self.entries(core, n, partition, frozenset(range(merkle.LEAVES))).items():
+            for _, _, digest in entries:
+                tree.update(leaf, b"", digest)
+        return tree
+
     def shared_with(self, core: Core, peer: bytes) -> list[Place]:
         """The trees that both this node and the peer hold, in an order both derive from the ring."""
         known = self._shared.get(peer)
@@ -122,8 +132,8 @@ class Trees:
         start, stop = partition.to_bytes(2, "big"), (partition + 1).to_bytes(3, "big")[-2:] if partition < 0xFFFF else None
         while page := core.scan(start, stop, core.settings.tree_slice_rows):
             for row_key, data in page:
-                place, leaf = self._locate(core, row_key)
-                if leaf in leaves and place == (n, partition):
+                tree, leaf = self._place(core, row_key)
+                if leaf in leaves and tree == n:
                     try:
                         row = decode_row(row_key, data)
                     except CorruptRecord:
@@ -136,7 +146,7 @@ class Trees:
     def listed(self, core: Core, place: Place, leaves: list[int]) -> dict[int, list[Entry]]:
         """The committed rows of some leaves, which are made what those rows say: one that was something else is counted. Raises the disk's error."""
         entries = self.entries(core, *place, frozenset(leaves))
-        if core.rows.in_flight is None:  # else the rows may be ahead of the tree by that group
+        if core.rows.in_flight is None and core.node_id in core.ring.owners(place[1], place[0]):  # else the rows may be ahead of the tree by that group
             tree = self.get(*place)
             changed = sum(tree.set_leaf(leaf, [digest for _, _, digest in rows]) for leaf, rows in entries.items())
             if changed:
@@ -150,6 +160,11 @@ class Trees:
         if core.node_id not in core.owners(partition, definition):
             return None, 0
         return (definition.n or core.cluster.n, partition), _leaf(core, row_key, bucket, key)
+
+    def _place(self, core: Core, row_key: bytes) -> tuple[int, int]:
+        """(the N of the tree that a row belongs to at its owners, its leaf)."""
+        _, bucket, key = split_row_key(row_key, row_key[2:])
+        return core.cluster.bucket(bucket).n or core.cluster.n, _leaf(core, row_key, bucket, key)
 
 
 def _leaf(core: Core, row_key: bytes, bucket: bytes, key: bytes) -> int:

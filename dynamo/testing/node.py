@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from dynamo.errors import DynamoError, StorageFailed
 from dynamo.membership.members import Membership
+from dynamo.membership.ring import ring_members
 from dynamo.model import messages as m
 from dynamo.model.group import Group
 from dynamo.model.member import LEFT, NORMAL, Member
@@ -20,6 +21,8 @@ from dynamo.net.spread import Spread
 from dynamo.replication import ActorLease, Replica
 from dynamo.replication.core import Scan
 from dynamo.replication.rows import Read
+from dynamo.replication.standings import META as STANDINGS
+from dynamo.replication.standings import Standings
 from dynamo.testing.disk import Disk, Table
 from dynamo.testing.observer import WATCHED
 
@@ -46,6 +49,7 @@ class Node:
         self.rng = self.world.stream(f"node/{number}")
         self.disk = Disk(self.rng)
         self.boots = 0
+        self.newcomer = False  # joins a cluster that has data, under an id that is new
         self.replica: Replica | None = None
         self.removed = False  # by an administrator, for good
         self.paused = False
@@ -78,7 +82,9 @@ class Node:
         self.boots += 1
         lease = ActorLease.load(self.disk.meta.get(b"actor"), clean, self.rng)
         membership = Membership(self.node_id)
+        members = list(members)
         known = self.disk.meta.get(b"membership")
+        standings = self._standings(members)
         if known is not None:
             membership.load(known)
         membership.merge_all(members)
@@ -88,10 +94,12 @@ class Node:
         membership.start(self.name, self.address, lease.actor, lease.lease_end, 1, status=NORMAL)
         self.disk.meta[b"actor"] = lease.encode()
         self.disk.meta[b"membership"] = membership.encode()
+        self.disk.meta[STANDINGS] = standings.encode()
         read, scan, scan_hints, durability = self._open()
         self.replica = Replica(
             self.cluster.settings, self.node_id, self.cluster.definition, membership, lease, read, scan, scan_hints,
             self.world.stream(f"replica/{self.number}/{self.boots}"), self._wall_us, durability, self.disk.stored_operations(),
+            standings,
         )  # fmt: skip
         self._spread = Spread(membership)
         self._flying, self._finished, self._inbox, self._draining, self.paused = None, False, [], False, False
@@ -100,6 +108,14 @@ class Node:
         self.world.note("boot", self.name, self.boots, "clean" if clean else "new actor", f"{lease.actor:016x}")
         self.cluster.started(self)
         self._pump()
+
+    def _standings(self, members: list[Member]) -> Standings:
+        """What the node is to its partitions, as its driver has to tell its replica: what its disk says; a founder holds all, a newcomer nothing."""
+        stored = self.disk.meta.get(STANDINGS)
+        if stored is not None:
+            return Standings.decode(stored)
+        others = ring_members(member for member in members if member.node_id != self.node_id)
+        return Standings(others if self.newcomer or self.boots > 1 else None)
 
     def _open(self) -> tuple[Read, Scan, Scan, int]:
         """What the replica reads through, and the durability it gives."""

@@ -94,6 +94,7 @@ class SimulatedCluster:
     def add_node(self) -> Node:
         """A new node joins through one that is up."""
         node = self._make_node()
+        node.newcomer = True
         self.world.note("join", node)
         node.start(self.known_members())
         for client in self.clients.values():

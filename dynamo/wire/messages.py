@@ -29,6 +29,13 @@ def _index(value: Any) -> None:
         raise ProtocolError("an index is an integer 0..2^32-1")
 
 
+def _check_needs(value: Any) -> None:
+    if type(value) is not tuple or len(value) < 2 or type(value[0]) is not int or type(value[1]) is not tuple:
+        raise ProtocolError("a need is [count, node ids]")
+    for node in value[1]:
+        _id(node)
+
+
 def _key(value: Any) -> None:
     if type(value) is not bytes:
         raise ProtocolError("GET_MANY: a key is bytes")
@@ -44,6 +51,7 @@ TOMBSTONES = array_of("[actor, counter, time]", _TOMBSTONE.check_array)
 _SCANNED = Shape("scan entry", [("key", BYTES), ("token", BYTES), ("siblings", SIBLINGS), ("cursor", BYTES)], first=0)
 _SCANNED_ROW = Shape("scanned row", [("row_key", BYTES), ("key", BYTES), ("record", BYTES)], first=0)
 _TREE_KEY = Shape("key of a tree", [("bucket", BYTES), ("key", BYTES), ("digest", BYTES)], first=0)
+_NEED = Shape("needs of a partition", [("partition", U32), ("needs", array_of("[count, node ids]", _check_needs, high=64))], first=0)
 _PUT_ENTRY = Shape("PUT_MANY entry", [("key", BYTES), ("value", BYTES_OR_NIL), ("context", BYTES_OR_NIL), ("operation", ID)], first=0)
 KEY = [("bucket", BYTES), ("key", BYTES)]
 TIME = ("time_ms", U32)  # the time remaining
@@ -158,6 +166,8 @@ SHAPES: dict[int, Shape] = {
     m.TREE_KEYS_REPLY: Shape(
         "TREE_KEYS_REPLY", [("code", U32), ("entries", array_of("[bucket, key, 8 bytes of the digest]", _TREE_KEY.check_array))]
     ),
+    m.RECOVER: Shape("RECOVER", [*RING, ("n", U32), ("partitions", INDEXES)]),
+    m.RECOVER_REPLY: Shape("RECOVER_REPLY", [("code", U32), ("recovering", array_of("[partition, needs]", _NEED.check_array))]),
 }  # fmt: skip
 
 # What a node accepts, by the role of the connection it came on, after HELLO.
@@ -165,7 +175,8 @@ REQUESTS: dict[int, frozenset[int]] = {
     m.ROLE_CLIENT: frozenset((m.GET, m.PUT, m.GET_MANY, m.CLUSTER_STATUS, m.PREFERENCE_LIST, m.SCAN, m.PUT_MANY, m.STATS)),
     m.ROLE_PEER: frozenset(
         (m.FORWARD, m.FORWARD_REPLY, m.REPLICATE, m.REPLICATE_REPLY, m.READ, m.READ_REPLY, m.SCAN_READ, m.SCAN_READ_REPLY, m.GOSSIP,
-         m.GOSSIP_REPLY, m.GOSSIP_PUSH, m.TREE_ROOTS, m.TREE_ROOTS_REPLY, m.TREE_NODES, m.TREE_NODES_REPLY, m.TREE_KEYS, m.TREE_KEYS_REPLY)
+         m.GOSSIP_REPLY, m.GOSSIP_PUSH, m.TREE_ROOTS, m.TREE_ROOTS_REPLY, m.TREE_NODES, m.TREE_NODES_REPLY, m.TREE_KEYS, m.TREE_KEYS_REPLY,
+         m.RECOVER, m.RECOVER_REPLY)
     ),
     m.ROLE_JOIN: frozenset((m.JOIN,)),
 }  # fmt: skip

@@ -301,7 +301,7 @@ def test_every_command_explains_itself(command: str, run: Run) -> None:
 # --- views of the cluster ---------------------------------------------------------------------------------------------------------------
 
 
-FIRST = {"name": "n1", "id": "aa", "address": "h:1", "zone": "", "capacity": 1.0, "status": "normal", "reachable": True, "partitions": 8}
+FIRST = {"name": "n1", "id": "aa", "address": "h:1", "zone": "", "capacity": 1.0, "status": "normal", "reachable": True, "partitions": 8, "recovering": 1}
 STATUS = {"cluster": "c" * 36, "ring": 3, "n": 3, "r": 2, "w": 2, "partitions": 8, "nodes": [FIRST]}
 LATER = STATUS | {"later": 1, "nodes": [FIRST | {"later": 1}]}  # what a newer node may add, and the documented fields leave out
 
@@ -311,7 +311,7 @@ def test_cluster_status(run: Run) -> None:
     code, out, _ = run("cluster", "status", "-o", "json")
     assert code == 0 and json.loads(out) == STATUS
     code, out, _ = run("cluster", "status")
-    assert code == 0 and out.splitlines()[-1].split() == [b"n1", b"aa", b"h:1", b"-", b"1.0", b"normal", b"yes", b"8"]
+    assert code == 0 and out.splitlines()[-1].split() == [b"n1", b"aa", b"h:1", b"-", b"1.0", b"normal", b"yes", b"8", b"1"]
 
 
 PREFLIST = {
