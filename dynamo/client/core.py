@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dynamo.client.greeting import OtherCluster
 from dynamo.errors import (
     ConnectionFailed,
     CorruptRecord,
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from random import Random
 
 
-ELSEWHERE: tuple[type[DynamoError], ...] = (ConnectionFailed, ProtocolError, Timeout, Unavailable, StorageFull, StorageFailed, CorruptRecord)
+ELSEWHERE: tuple[type[DynamoError], ...] = (OtherCluster, ConnectionFailed, ProtocolError, Timeout, Unavailable, StorageFull, StorageFailed, CorruptRecord)
 """Errors that another node may not have."""
 
 
@@ -236,8 +237,8 @@ class Attempts:
         if not isinstance(self._errors[-1][1], self._policy.elsewhere):
             told = self._errors[-1]
         else:
-            # What a node said tells more than what we saw of it; and time that ran out more than a connection that broke.
-            told = max(self._errors, key=lambda met: (met[2], isinstance(met[1], Unavailable), isinstance(met[1], Timeout)))
+            # What a node said tells more than what we saw of it; another cluster more than nobody; and time that ran out more than a broken connection.
+            told = max(self._errors, key=lambda met: (met[2], *(isinstance(met[1], kind) for kind in (Unavailable, OtherCluster, Timeout))))
         best, text = told[1], str(told[1])
         if len(self._errors) > 1:
             lines = [str(error) if address in str(error) else f"{address}: {error}" for address, error, _ in (told, *self._errors)]

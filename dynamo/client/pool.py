@@ -103,7 +103,7 @@ class Pool:
             self._nodes.failed(address, monotonic())
 
     def forget(self, address: str) -> None:
-        """One idle connection was found dead: the others to that node will be, too."""
+        """One connection was found dead, or the node said nothing on it in time: the idle ones to that node may be no better."""
         with self._lock:
             dead, self._idle[address] = self._idle[address], []
         for connection in dead:
@@ -120,4 +120,6 @@ class Pool:
         for idle in self._idle.values():
             for connection in idle:
                 connection.close()
-        return Pool(self._addresses, self._policy)
+        pool = Pool(self._addresses, self._policy)
+        pool._cluster_id = self._cluster_id
+        return pool
