@@ -16,11 +16,11 @@ from dynamo.client.core import Request
 from dynamo.client.greeting import Introduction
 from dynamo.client.loops import Event, Loop
 from dynamo.client.window import Window
+from dynamo.dialling import race
+from dynamo.dialling.race import Won
 from dynamo.errors import ConnectionFailed, DynamoError, ProtocolError
 from dynamo.model import messages as m
 from dynamo.model.messages import Message
-from dynamo.net import race
-from dynamo.net.race import Won
 from dynamo.wire import hello
 from dynamo.wire.frames import encode
 from dynamo.wire.messages import check_answer

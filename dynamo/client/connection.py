@@ -11,10 +11,10 @@ from time import monotonic
 
 from dynamo.client.core import Request
 from dynamo.client.greeting import Introduction
+from dynamo.dialling import race
 from dynamo.errors import ConnectionFailed, DynamoError, ProtocolError, Timeout
 from dynamo.model import messages as m
 from dynamo.model.messages import Message
-from dynamo.net import race
 from dynamo.wire import hello
 from dynamo.wire.frames import encode
 from dynamo.wire.messages import check_answer

@@ -13,7 +13,7 @@ class OtherCluster(ConfigError):
 
 
 class Introduction:
-    """A client's greeting, for `net.race`: the node that answers must be one of the cluster that is known, if one is."""
+    """A client's greeting, for `dialling.race`: the node that answers must be one of the cluster that is known, if one is."""
 
     def __init__(self, address: str, known: bytes) -> None:
         self._address = address

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from dynamo.net.race import Waiting
+from dynamo.dialling.race import Waiting
 
 T = TypeVar("T")
 

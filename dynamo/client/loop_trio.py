@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import trio
 
-from dynamo.net import trio_waits
+from dynamo.dialling import trio_waits
 
 T = TypeVar("T")
 

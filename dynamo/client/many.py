@@ -76,9 +76,9 @@ def put_many(place: Place, mapping: Values, contexts: Tokens | None, mode: int, 
         name = _name(key)
         if name in items or name in refused:
             raise ValueError(f"the key {name!r} is given twice, as text and as bytes")
-        given = tokens.pop(name, None)
+        context = tokens.pop(name, None)
         try:
-            data, token = None if value is DELETE else encode_value(value, place.codec), token_bytes(given)
+            data, token = None if value is DELETE else encode_value(value, place.codec), token_bytes(context)
             entry = key_bytes(key), data, token, new_operation()
         except DynamoError as error:  # of this key, value or context alone: the others go on
             refused[name] = error

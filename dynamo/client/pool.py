@@ -36,6 +36,11 @@ class Pool:
         self._cluster_id = b""
         self._closed = False
 
+    def belongs_to(self, cluster_id: bytes) -> None:
+        """Keep to this cluster, rather than to the first that is met; b"" says nothing."""
+        with self._lock:
+            self._cluster_id = self._cluster_id or cluster_id
+
     def order(self) -> list[str]:
         """The addresses in the order to try them in now."""
         with self._lock:
@@ -121,5 +126,5 @@ class Pool:
             for connection in idle:
                 connection.close()
         pool = Pool(self._addresses, self._policy)
-        pool._cluster_id = self._cluster_id
+        pool.belongs_to(self._cluster_id)
         return pool

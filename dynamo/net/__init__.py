@@ -8,9 +8,8 @@
     commits      where a commit group is applied: here, or on the commit thread
     polling, portable                             what waits for sockets: one nested epoll, or Trio where that is missing
     timers, ticker, resolver, sockets, limits     small parts with one job each
-    names, race                                   a name looked up, and its addresses tried beside one another, in bounded time; for clients as well
     exchange, startup                             one request to another node, for starting and joining
 
-Trio is met in `reactor`, `polling`, `portable`, `ticker`, `resolver`, `exchange`, `trio_waits` and `startup`; the rest is plain code driven by the
-reactor's step. Why there is no task per connection: measured, DESIGN section 6.
+Trio is met in `reactor`, `polling`, `portable`, `ticker`, `resolver`, `exchange` and `startup`; the rest is plain code driven by the reactor's
+step. Why there is no task per connection: measured, DESIGN section 6.
 """

@@ -18,9 +18,9 @@ from fake_node import FakeNode, get_reply, put_reply, store
 import dynamo
 from dynamo.client import channel, connection
 from dynamo.client.connection import Connection
+from dynamo.dialling import names
 from dynamo.errors import ConfigError, ConnectionFailed, DynamoError, Timeout
 from dynamo.model.messages import Message
-from dynamo.net import names
 
 SLACK_S = 1.5  # a busy machine; what is tested takes several times as long where it is wrong
 

@@ -6,7 +6,7 @@ import socket
 
 import trio
 
-from dynamo.net.race import Waiting
+from dynamo.dialling.race import Waiting
 
 now = trio.current_time
 

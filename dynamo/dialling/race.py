@@ -17,9 +17,9 @@ from time import monotonic
 from typing import Generic, Protocol, TypeVar
 
 from dynamo.config import split_address
+from dynamo.dialling.names import SocketAddress, look_up, look_up_async
 from dynamo.errors import ConnectionFailed, DynamoError, ProtocolError, Timeout
 from dynamo.model.messages import Message
-from dynamo.net.names import SocketAddress, look_up, look_up_async
 from dynamo.wire.frames import ANSWER_ELEMENTS_MAX, FrameDecoder
 
 STAGGER_S, STAGGER_S_MIN = 0.25, 0.01  # between the beginnings of two attempts
@@ -44,6 +44,21 @@ class Greeting(Protocol[Said]):
 
     def explain(self, error: DynamoError) -> DynamoError:
         """The error of a connection that ended while greeting."""
+
+
+class Connected:
+    """No greeting: the first address that lets us in is taken."""
+
+    def hello(self) -> bytes:
+        """Nothing."""
+        return b""
+
+    def accept(self, answer: Message) -> None:
+        """Nobody was asked."""
+
+    def explain(self, error: DynamoError) -> DynamoError:
+        """As it is."""
+        return error
 
 
 class Loop(Protocol):
