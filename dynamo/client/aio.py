@@ -121,10 +121,11 @@ class AsyncClient(AsyncVerbsOfDefault):
     async def _attempt(self, loop: Loop, request: Request, attempt: Attempt, call: Call) -> Message:
         """Ask one node once, within the time of the attempt."""
 
-        until = loop.now() + attempt.wait_s
+        now = loop.now()
+        until = now + attempt.wait_s
 
         async def ask() -> Message:
-            channel = await self._channel(loop, attempt.address, until)
+            channel = await self._channel(loop, attempt.address, min(until, now + attempt.dial_s))
             return await channel.exchange(request, attempt.time_ms, call)
 
         try:

@@ -98,7 +98,8 @@ class Client(Verbs):
             connection: Connection | None = None
             try:
                 wait_s, probe_s = probe_s, None
-                connection = pool.take(attempt.address, until) if wait_s is None else pool.probe(attempt.address, min(until, now + wait_s))
+                dial_until = min(until, now + (attempt.dial_s if wait_s is None else wait_s))
+                connection = (pool.take if wait_s is None else pool.probe)(attempt.address, dial_until)
                 reply = connection.exchange(request, attempt.time_ms, until)
             except DynamoError as error:
                 # A connection that served before may have died of a restart of its node long ago; that says nothing about the node now.

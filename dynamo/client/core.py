@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from dynamo.client.greeting import OtherCluster
@@ -56,6 +57,9 @@ class RetryPolicy:
     """Attempts of one request, the first included."""
     attempt_timeout_s: float = 1.0
     """Longest wait for one node while there is another to ask. Shorter leaves stopped nodes sooner and sends slow ones more work twice."""
+    dial_timeout_s: float = 0.5
+    """Longest wait for a node to let us in and greet, while there is another to ask and this one was not tried in this request. Shorter comes sooner to
+    those that are well; longer is for networks where two round trips take that long."""
     down_s: float = 0.5
     """How long a node that failed is tried last; doubles with each failure in a row, and is jittered by half either way."""
     down_s_max: float = 10.0
@@ -100,12 +104,13 @@ def node_ms(wait_s: float) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """Pause, then try `address` for `wait_s`; tell the node `time_ms`."""
+    """Pause, then try `address` for `wait_s`, of which connecting may take `dial_s`; tell the node `time_ms`."""
 
     address: str
     wait_s: float
     time_ms: int
     pause_s: float = 0.0
+    dial_s: float = inf
 
 
 @dataclass(slots=True)
@@ -194,7 +199,8 @@ class Attempts:
         address = self._queue.popleft()
         last = not self._queue or not self._left
         wait = remaining if last else min(remaining / 2, self._policy.attempt_timeout_s)
-        return Attempt(address, wait, node_ms(wait))
+        new = not any(met[0] == address for met in self._errors)
+        return Attempt(address, wait, node_ms(wait), dial_s=self._policy.dial_timeout_s if new and not last else inf)
 
     def answered(self, address: str, reply: Message) -> Message | None:
         """The reply, if it is the request's answer; None if another node should be asked. Raises the error that no node would spare us."""

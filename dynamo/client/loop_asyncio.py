@@ -7,7 +7,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from dynamo.dialling.race import Waiting
+from dynamo.dialling.names import Waiting
 
 T = TypeVar("T")
 

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, TypeVar
 
-from dynamo.dialling.race import Waiting
+from dynamo.dialling.names import Waiting
 
 T = TypeVar("T")
 

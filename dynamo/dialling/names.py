@@ -10,13 +10,24 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Sequence
 from time import monotonic
-from typing import Any
+from typing import Any, Protocol
 
 SocketAddress = tuple[int, Any]  # address family, address in the form of that family
+Waiting = Sequence[tuple[socket.socket, bool]]
+"""Sockets to wait for, and whether each has something to write."""
 LOOK_UPS_MAX = 32
 HUNG_S = 5.0  # a look-up that takes longer is not waited for by those who come later: the name service may have come back
+
+
+class Loop(Protocol):
+    """What the way to a node needs of an event loop."""
+
+    def now(self) -> float: ...
+
+    async def first_ready(self, waiting: Waiting, until: float) -> None:
+        """Wait until one of them is ready, or the time has come."""
 
 
 class LookUp:
@@ -126,8 +137,8 @@ def look_up(host: str, port: int, seconds: float) -> list[SocketAddress]:
     return under_way.found()
 
 
-async def look_up_async(host: str, port: int, readable: Callable[[socket.socket], Awaitable[object]]) -> list[SocketAddress]:
-    """The same on an event loop, whose `readable` waits for a socket. May be cancelled. Raises OSError."""
+async def look_up_async(host: str, port: int, loop: Loop, deadline: float) -> list[SocketAddress]:
+    """The same on an event loop, by its own clock. May be cancelled."""
     target = written_as_numbers(host, port)
     if target is not None:
         return [target]
@@ -135,11 +146,13 @@ async def look_up_async(host: str, port: int, readable: Callable[[socket.socket]
     ours, theirs = socket.socketpair()
     try:
         under_way.when_done(theirs.close)  # which is the end of the stream for us; no loop has to be called from another thread
-        await readable(ours)
+        await loop.first_ready([(ours, False)], deadline)
     finally:
         under_way.forget(theirs.close)
         theirs.close()
         ours.close()
+    if not under_way.done.is_set():
+        raise TimeoutError(f"the name {host} was not found in time")
     return under_way.found()
 
 

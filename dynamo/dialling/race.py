@@ -17,7 +17,7 @@ from time import monotonic
 from typing import Generic, Protocol, TypeVar
 
 from dynamo.config import split_address
-from dynamo.dialling.names import SocketAddress, look_up, look_up_async
+from dynamo.dialling.names import Loop, SocketAddress, Waiting, look_up, look_up_async
 from dynamo.errors import ConnectionFailed, DynamoError, ProtocolError, Timeout
 from dynamo.model.messages import Message
 from dynamo.wire.frames import ANSWER_ELEMENTS_MAX, FrameDecoder
@@ -29,8 +29,6 @@ _RECEIVE_BYTES = 64 * 1024
 _UNDER_WAY = (errno.EINPROGRESS, errno.EALREADY, errno.EWOULDBLOCK)
 T = TypeVar("T")
 Said = TypeVar("Said", covariant=True)
-Waiting = Sequence[tuple[socket.socket, bool]]
-"""Sockets to wait for, and whether each has something to write."""
 
 
 class Greeting(Protocol[Said]):
@@ -59,16 +57,6 @@ class Connected:
     def explain(self, error: DynamoError) -> DynamoError:
         """As it is."""
         return error
-
-
-class Loop(Protocol):
-    """What a race needs of an event loop."""
-
-    def now(self) -> float: ...
-    async def readable(self, sock: socket.socket) -> None: ...
-
-    async def first_ready(self, waiting: Waiting, until: float) -> None:
-        """Wait until one of them is ready, or the time has come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,9 +223,11 @@ def connect(address: str, greeting: Greeting[T], deadline: float) -> Won[T]:
 
 
 async def connect_async(address: str, greeting: Greeting[T], loop: Loop, deadline: float) -> Won[T]:
-    """The same on an event loop, by its own clock. Its time is bounded by the caller too, who may cancel it."""
+    """The same on an event loop, by its own clock. May be cancelled."""
     try:
-        targets = await look_up_async(*split_address(address), loop.readable)
+        targets = await look_up_async(*split_address(address), loop, deadline)
+    except TimeoutError as error:
+        raise Timeout(f"{address}: {error}") from None
     except OSError as error:
         raise unknown(address, error) from None
     race = Race(address, targets, greeting, loop.now(), deadline)

@@ -6,14 +6,9 @@ import socket
 
 import trio
 
-from dynamo.dialling.race import Waiting
+from dynamo.dialling.names import Waiting
 
 now = trio.current_time
-
-
-async def readable(sock: socket.socket) -> None:
-    """Wait until there is something to read, the end included."""
-    await trio.lowlevel.wait_readable(sock)
 
 
 async def first_ready(waiting: Waiting, until: float) -> None:

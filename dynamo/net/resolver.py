@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import trio
 
+from dynamo.dialling import trio_waits
 from dynamo.dialling.names import SocketAddress, look_up_async
-from dynamo.dialling.trio_waits import readable
 
 LOOKUP_TIMEOUT_S = 5.0
 Found = Callable[[list[SocketAddress]], None]
@@ -30,10 +30,8 @@ class Resolver:
         self._nursery.start_soon(self._run, host, port, found)
 
     async def _run(self, host: str, port: int, found: Found) -> None:
-        addresses: list[SocketAddress] = []
-        with trio.move_on_after(LOOKUP_TIMEOUT_S):
-            try:
-                addresses = await look_up_async(host, port, readable)
-            except OSError:
-                addresses = []  # no such name now; the caller counts it as a failed attempt and tries again later
+        try:
+            addresses = await look_up_async(host, port, trio_waits, trio_waits.now() + LOOKUP_TIMEOUT_S)
+        except OSError:
+            addresses = []  # no such name now, or not in time; the caller counts it as a failed attempt and tries again later
         found(addresses)

@@ -109,6 +109,16 @@ def test_dead_addresses_of_one_name_share_one_deadline(dead: Any, start: Any, cl
     assert isinstance(error, Timeout) and not error.maybe_applied and 0.4 < took < 0.5 + SLACK_S
 
 
+@pytest.mark.parametrize("dead", [blackhole, mute])
+def test_dead_addresses_given_beside_a_good_one_leave_time_for_it(dead: Any, start: Any, client: Any, resolve: Any, stack: ExitStack) -> None:
+    node = start()
+    resolve["gone.test"] = [dead(stack, f"127.0.0.{last}", node.port) for last in (2, 3, 4)]
+    several = [f"gone.test:{node.port}", *(f"{dead(stack, f'127.0.0.{last}', node.port)}:{node.port}" for last in (5, 6)), node.address]
+    for _ in range(2):
+        (context,), took = timed(lambda: client(*several, timeout=3).run(("set", "k", b"v")))
+        assert isinstance(context, dynamo.Context) and took < 3
+
+
 def test_however_many_are_dead_all_are_tried(start: Any, client: Any, resolve: Any, stack: ExitStack) -> None:
     node = start()
     resolve["cluster.test"] = [*(mute(stack, f"127.0.0.{last}", node.port) for last in range(2, 22)), "127.0.0.1"]
