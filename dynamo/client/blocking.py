@@ -105,7 +105,7 @@ class Client(Verbs):
                 # A connection that served before may have died of a restart of its node long ago; that says nothing about the node now.
                 stale = connection is not None and connection.used and isinstance(error, ConnectionFailed)
                 if stale or isinstance(error, Timeout):
-                    pool.forget(attempt.address)
+                    pool.forget(attempt.address, now)
                 if not stale and not isinstance(error, ValueTooLarge):  # which says nothing about the node: nothing was sent
                     pool.failed(attempt.address)
                 attempts.failed(attempt.address, error, stale=stale)

@@ -11,6 +11,7 @@ import os
 import random
 import threading
 from collections.abc import Sequence
+from math import inf
 from time import monotonic
 
 from dynamo.client.connection import Connection
@@ -107,12 +108,15 @@ class Pool:
         with self._lock:
             self._nodes.failed(address, monotonic())
 
-    def forget(self, address: str) -> None:
-        """One connection was found dead, or the node said nothing on it in time: the idle ones to that node may be no better."""
+    def forget(self, address: str, until: float = inf) -> None:
+        """One connection was found dead, or the node said nothing on it in time: the idle ones to that node may be no better, but for those on which
+        it has answered since `until`."""
         with self._lock:
-            dead, self._idle[address] = self._idle[address], []
-        for connection in dead:
-            connection.close()
+            idle = self._idle[address]
+            self._idle[address] = [connection for connection in idle if connection.rested_at > until]
+        for connection in idle:
+            if connection.rested_at <= until:
+                connection.close()
 
     def close(self) -> None:
         with self._lock:

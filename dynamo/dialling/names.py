@@ -40,7 +40,7 @@ class LookUp:
         self._port = port
         self._found: list[SocketAddress] = []
         self._error: BaseException | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal's handler may look a name up, too
         self._told: list[Callable[[], object]] = []
 
     def run(self) -> None:
@@ -85,7 +85,7 @@ class _UnderWay:
     """The look-ups of this process that have not ended, by name."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._newest: dict[tuple[str, int], LookUp] = {}
         self._count = 0
 
