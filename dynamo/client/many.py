@@ -65,7 +65,7 @@ def get_many(place: Place, keys: Iterable[Key]) -> Verb[dict[bytes, Result | Dyn
 
 def put_many(place: Place, mapping: Values, contexts: Tokens | None, mode: int, new_operation: NewOperation) -> Verb[dict[bytes, Context | DynamoError]]:
     """Put or set many keys, each under its own context. Raises TypeError for what is no mapping, ValueError for a key that is there twice and for a
-    context without a value."""
+    context without a value, InvalidContext for an empty context; what else is wrong with one key stands in its place."""
     for what, given in (("the values", mapping), ("the contexts", {} if contexts is None else contexts)):
         if not isinstance(given, Mapping):
             raise TypeError(f"{what} of many keys are a mapping by key, such as a dict, not {type(given).__name__}")
@@ -77,6 +77,8 @@ def put_many(place: Place, mapping: Values, contexts: Tokens | None, mode: int, 
         if name in items or name in refused:
             raise ValueError(f"the key {name!r} is given twice, as text and as bytes")
         context = tokens.pop(name, None)
+        if context in ("", b""):  # no token of any key: a caller that lost them, and would add siblings everywhere
+            token_bytes(context)
         try:
             data, token = None if value is DELETE else encode_value(value, place.codec), token_bytes(context)
             entry = key_bytes(key), data, token, new_operation()
