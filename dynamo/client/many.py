@@ -77,7 +77,7 @@ def put_many(place: Place, mapping: Values, contexts: Tokens | None, mode: int, 
         if name in items or name in refused:
             raise ValueError(f"the key {name!r} is given twice, as text and as bytes")
         context = tokens.pop(name, None)
-        if context in ("", b""):  # no token of any key: a caller that lost them, and would add siblings everywhere
+        if context is not None and not (context.token if isinstance(context, Context) else context):  # no token of any key: a caller that lost them, and would add siblings everywhere
             token_bytes(context)
         try:
             data, token = None if value is DELETE else encode_value(value, place.codec), token_bytes(context)
