@@ -77,8 +77,8 @@ def put_many(place: Place, mapping: Values, contexts: Tokens | None, mode: int, 
         if name in items or name in refused:
             raise ValueError(f"the key {name!r} is given twice, as text and as bytes")
         context = tokens.pop(name, None)
-        if context is not None and not (context.token if isinstance(context, Context) else context):  # no token of any key: a caller that lost them, and would add siblings everywhere
-            token_bytes(context)
+        if context is not None and not (context.token if isinstance(context, Context) else context):
+            token_bytes(context)  # raises: whoever lost one would add siblings everywhere
         try:
             data, token = None if value is DELETE else encode_value(value, place.codec), token_bytes(context)
             entry = key_bytes(key), data, token, new_operation()
