@@ -122,8 +122,9 @@ class Channel:
             call.done.set()
         self._calls.clear()
         self._window.close(error)
-        if self._before is not None:
-            self._before.end(error)
+        before, self._before = self._before, None
+        if before is not None:
+            before.end(error)
         try:
             self._sock.shutdown(socket.SHUT_RDWR)  # wakes the tasks; the last of them closes the socket
         except OSError:
@@ -137,10 +138,12 @@ class Channel:
 
     def replaces(self, other: Channel | None) -> None:
         """Another one to the same node is of no more use to new requests. It ends when none waits on it any more, or with this one."""
-        if other is not None and other.broken is None:
+        if other is None or other.broken is not None:
+            return
+        if other._asking:
             self._before = other
-            if not other._asking:
-                other.end(ConnectionFailed(f"{self.address} was at rest for long, or did not answer in time"))
+        else:
+            other.end(ConnectionFailed(f"{self.address} was at rest for long, or did not answer in time"))
 
     def timed_out(self, call: Call) -> None:
         """A request's time is up. When the node said nothing for a while, the way to it may have gone, and new requests go another one; when it has said
