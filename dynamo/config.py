@@ -28,6 +28,7 @@ KINDS = ("siblings", "last_write_wins")
 DURABILITIES = ("memory", "buffered", "relaxed", "synced")
 CLUSTER_WIDE = ("n", "r", "w", "pr", "pw", "partitions", "buckets")
 N_MAX = 64
+FILE_BYTES_MAX = 1 << 20
 PARTITIONS_MAX = 65_536  # a row key holds the partition in two bytes
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}\Z")
 
@@ -192,7 +193,15 @@ def _read_toml(file: Path) -> dict[str, tuple[str, Any]]:
     import tomllib  # here, because only `serve` reads files and every client command imports this module
 
     try:
-        document = tomllib.loads(file.read_text("utf-8"))
+        with file.open("rb") as stream:
+            text = stream.read(FILE_BYTES_MAX + 1)
+        if len(text) > FILE_BYTES_MAX:
+            raise ConfigError(f"{file}: has more than {FILE_BYTES_MAX} bytes, which no configuration has")
+        document = tomllib.loads(text.decode("utf-8"))
+    except ConfigError:
+        raise
+    except RecursionError:
+        raise ConfigError(f"{file}: nested too deeply") from None
     except (OSError, ValueError) as error:
         raise ConfigError(f"{file}: {error}") from error
     sections: dict[str, set[str]] = {"node": set(_CHECKS) - set(CLUSTER_WIDE), "cluster": set(CLUSTER_WIDE) - {"buckets"}}

@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import select
 import selectors
-import socket
 from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import islice
-from time import perf_counter_ns
+from time import monotonic, perf_counter_ns
 
 from dynamo._core import histogram
 from dynamo.bench.protocols import Talk
 from dynamo.bench.resting import Resting
 from dynamo.bench.workloads import INSERT
-from dynamo.config import split_address
-from dynamo.errors import ConnectionFailed, Timeout
+from dynamo.dialling import race
+from dynamo.errors import ConnectionFailed, DynamoError, Timeout
 
 SIGNIFICANT_BITS = 8  # a latency is off by less than 0.4 %
 CONNECT_TIMEOUT_S = 10.0
@@ -46,20 +45,28 @@ class Connection:
         self.operations = [""] * slots
         self.failures = [0] * slots  # in a row
         self.out = b""
+        deadline = monotonic() + CONNECT_TIMEOUT_S
+        self.socket = race.connect(address, race.Connected(), deadline).sock
         try:
-            self.socket = socket.create_connection(split_address(address), timeout=CONNECT_TIMEOUT_S)
-            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if hello := talk.greeting():
-                self.socket.sendall(hello)
-                while not talk.greeted(self._received(address)):
+                self._send(hello, deadline)
+                while not talk.greeted(self._received(address, deadline)):
                     pass
-        except TimeoutError:
-            raise Timeout(f"{address} did not answer in {CONNECT_TIMEOUT_S:.0f} s") from None
-        except OSError as error:
-            raise ConnectionFailed(f"{address}: {error.strerror or error}") from error
+        except BaseException as error:
+            self.socket.close()
+            if isinstance(error, TimeoutError):
+                raise Timeout(f"{address} did not answer in {CONNECT_TIMEOUT_S:.0f} s") from None
+            if isinstance(error, OSError) and not isinstance(error, DynamoError):
+                raise ConnectionFailed(f"{address}: {error.strerror or error}") from error
+            raise
         self.socket.setblocking(False)
 
-    def _received(self, address: str) -> bytes:
+    def _send(self, hello: bytes, deadline: float) -> None:
+        self.socket.settimeout(max(0.001, deadline - monotonic()))
+        self.socket.sendall(hello)
+
+    def _received(self, address: str, deadline: float) -> bytes:
+        self.socket.settimeout(max(0.001, deadline - monotonic()))
         data = self.socket.recv(_RECEIVE_BYTES)
         if not data:
             raise ConnectionFailed(f"{address} closed the connection")

@@ -58,6 +58,10 @@ def checked(found: Any, name: str) -> dict[str, Any]:
     runs = found.get("runs") if isinstance(found, dict) and found.get("format") == FORMAT and isinstance(found.get("plan"), dict) else None
     if not isinstance(runs, list) or not runs or not all(isinstance(run, dict) and set(run) >= _RUN for run in runs):
         raise ConfigError(f"{name} is no document of `dynamo bench -o json` of format {FORMAT}")
+    try:
+        _ = found["core"], found["machine"], rows(found), comparison(found, found)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ConfigError(f"{name} is no whole document of `dynamo bench -o json`: {type(error).__name__}: {error}") from None
     return dict(found)
 
 

@@ -22,10 +22,14 @@ from dynamo.bench.workloads import WORKLOADS
 from dynamo.cli import OK, installation
 from dynamo.cli.output import talk, write_json, write_table
 from dynamo.client.addresses import parse_addresses
+from dynamo.client.meeting import MEETING_S_MAX, one_cluster
 from dynamo.errors import ConfigError
 from dynamo.testing.cluster import ServedCluster
 
 _ABOUT = "; ".join(f"{name}: {workload.about}" for name, workload in WORKLOADS.items())
+
+
+_DOCUMENT_BYTES_MAX = 64 << 20
 
 
 class _Group(click.Group):
@@ -78,6 +82,8 @@ def run_command(
         cluster = None
         if addresses:
             where = [*parse_addresses(addresses)]
+            if protocol == "dynamo":
+                one_cluster(where, 4 * MEETING_S_MAX)
         else:
             directory = data or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dynamo-bench-")))
             flags = ("--n", str(n), "--durability", durability)
@@ -127,8 +133,14 @@ def plot_command(documents: tuple[str, ...], target: str) -> int:
 
 def _read(name: str) -> dict[str, Any]:
     try:
-        return report.checked(json.loads(Path(name).read_bytes()), name)
-    except ValueError as error:
+        with open(name, "rb") as file:
+            text = file.read(_DOCUMENT_BYTES_MAX + 1)
+        if len(text) > _DOCUMENT_BYTES_MAX:
+            raise ConfigError(f"{name} has more than {_DOCUMENT_BYTES_MAX} bytes, which no measurement has")
+        return report.checked(json.loads(text), name)
+    except ConfigError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{name} is not JSON: {error}") from None
 
 

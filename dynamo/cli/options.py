@@ -6,15 +6,18 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from typing import Any, TypeVar
+from time import monotonic
+from typing import IO, Any, TypeVar
 
 import click
 
 from dynamo.api.context import Context
 from dynamo.client.addresses import parse_addresses, seconds
 from dynamo.client.blocking import Client
+from dynamo.client.meeting import one_cluster
 from dynamo.config import DEFAULT_PORT
-from dynamo.errors import ConfigError, InvalidContext
+from dynamo.errors import ConfigError, InvalidContext, ValueTooLarge
+from dynamo.model.cluster import VALUE_BYTES_MAX
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 _TOKEN = re.compile("[A-Za-z0-9_-]+")
@@ -42,7 +45,15 @@ def _bytes_or_stdin(ctx: click.Context, param: click.Parameter, value: str) -> b
         return os.fsencode(value)
     if sys.stdin is None:
         raise OSError("standard input is closed")
-    return sys.stdin.buffer.read()
+    return limited(sys.stdin.buffer, "standard input")
+
+
+def limited(stream: IO[bytes], what: str) -> bytes:
+    """All of a stream, which may have no end. Raises ValueTooLarge for more than any bucket takes, of which no more is read."""
+    data = stream.read(VALUE_BYTES_MAX + 1)
+    if len(data) > VALUE_BYTES_MAX:
+        raise ValueTooLarge(f"{what} has more than the {VALUE_BYTES_MAX} bytes that a value may have; nothing was written")
+    return data
 
 
 def _token(ctx: click.Context, param: click.Parameter, value: str | None) -> Context | None:
@@ -100,5 +111,11 @@ value = click.argument("value", callback=_bytes_or_stdin)
 
 
 def client(addresses: tuple[str, ...], timeout: float) -> Client:
-    """The client that --at and --timeout ask for."""
-    return Client(addresses, timeout=timeout)
+    """The client that --at and --timeout ask for. Raises ConfigError where the addresses are those of several clusters."""
+    if len(addresses) == 1:
+        return Client(addresses, timeout=timeout)
+    began = monotonic()
+    cluster_id = one_cluster(addresses, timeout)
+    client = Client(addresses, timeout=max(timeout / 2, timeout - (monotonic() - began)))
+    client._pool.belongs_to(cluster_id)
+    return client

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 
 import click
 
@@ -32,9 +33,25 @@ def update_command(key: bytes, command: tuple[str, ...], bucket: str, form: str,
     with options.client(at, timeout) as client:
         place = client.bucket(bucket)
         result = place.get(key)
-        done = subprocess.run([os.fsencode(word) for word in command], input=json_line(result_fields(result, bucket)), stdout=subprocess.PIPE, check=False)
-        if done.returncode != 0:
-            ended = f"was ended by signal {-done.returncode}" if done.returncode < 0 else f"exited with {done.returncode}"
+        output, code = _run(command, json_line(result_fields(result, bucket)))
+        if code != 0:
+            ended = f"was ended by signal {-code}" if code < 0 else f"exited with {code}"
             talk(f"dynamo: {command[0]} {ended}; nothing was written")
             return FAILED
-        return written(key, bucket, place.put(key, done.stdout, context=result.context), form)
+        return written(key, bucket, place.put(key, output, context=result.context), form)
+
+
+def _run(command: tuple[str, ...], given: bytes) -> tuple[bytes, int]:
+    """(what a command prints, its exit code). It gets `given` from a file: it may print much before it reads. Raises ValueTooLarge, and ends the
+    command, when it prints more than a value may have."""
+    with tempfile.TemporaryFile() as file:
+        file.write(given)
+        file.seek(0)
+        with subprocess.Popen([os.fsencode(word) for word in command], stdin=file, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            try:
+                output = options.limited(process.stdout, f"what {command[0]} prints")
+            except BaseException:
+                process.kill()
+                raise
+    return output, process.returncode

@@ -121,28 +121,32 @@ class AsyncClient(AsyncVerbsOfDefault):
     async def _attempt(self, loop: Loop, request: Request, attempt: Attempt, call: Call) -> Message:
         """Ask one node once, within the time of the attempt."""
 
+        now = loop.now()
+        until = now + attempt.wait_s
+
         async def ask() -> Message:
-            channel = await self._channel(loop, attempt.address)
+            channel = await self._channel(loop, attempt.address, min(until, now + attempt.dial_s))
             return await channel.exchange(request, attempt.time_ms, call)
 
         try:
-            return await loop.until(loop.now() + attempt.wait_s, ask)
+            return await loop.until(until, ask)
         except DynamoError:
             raise
         except TimeoutError:
             channel = self._channels.get(attempt.address)
             if channel is not None:
-                channel.timed_out()
+                channel.timed_out(call)
             raise Timeout(f"{attempt.address} did not answer in time", maybe_applied=call.sent) from None
 
-    async def _channel(self, loop: Loop, address: str) -> Channel:
+    async def _channel(self, loop: Loop, address: str, until: float) -> Channel:
         """The connection to a node, opened by one task for all that want it. Raises what opening it raises."""
         channel = self._channels.get(address)
-        if channel is None or channel.broken is not None:
+        if channel is None or not channel.usable():
             async with self._dialling.setdefault(address, loop.lock()):
                 channel = self._channels.get(address)
-                if channel is None or channel.broken is not None:
-                    channel = await Channel.open(address, self._cluster_id, loop)
+                if channel is None or not channel.usable():
+                    before, channel = channel, await Channel.open(address, self._cluster_id, loop, until)
+                    channel.replaces(before)
                     self._channels[address] = channel
                     self._check(channel)
         return channel

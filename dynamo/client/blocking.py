@@ -23,7 +23,7 @@ from dynamo.client.core import Attempts, Request, RetryPolicy
 from dynamo.client.pool import Pool
 from dynamo.client.verbs import Key, Place, Verb
 from dynamo.client.verbs_blocking import Verbs
-from dynamo.errors import ConnectionFailed, DynamoError, ValueTooLarge
+from dynamo.errors import ConnectionFailed, DynamoError, Timeout, ValueTooLarge
 from dynamo.model.messages import Message
 
 T = TypeVar("T")
@@ -98,14 +98,15 @@ class Client(Verbs):
             connection: Connection | None = None
             try:
                 wait_s, probe_s = probe_s, None
-                connection = pool.take(attempt.address, until) if wait_s is None else pool.probe(attempt.address, min(until, now + wait_s))
+                dial_until = min(until, now + (attempt.dial_s if wait_s is None else wait_s))
+                connection = (pool.take if wait_s is None else pool.probe)(attempt.address, dial_until)
                 reply = connection.exchange(request, attempt.time_ms, until)
             except DynamoError as error:
                 # A connection that served before may have died of a restart of its node long ago; that says nothing about the node now.
                 stale = connection is not None and connection.used and isinstance(error, ConnectionFailed)
-                if stale:
-                    pool.forget(attempt.address)
-                elif not isinstance(error, ValueTooLarge):  # which says nothing about the node: nothing was sent
+                if stale or isinstance(error, Timeout):
+                    pool.forget(attempt.address, now)
+                if not stale and not isinstance(error, ValueTooLarge):  # which says nothing about the node: nothing was sent
                     pool.failed(attempt.address)
                 attempts.failed(attempt.address, error, stale=stale)
             else:

@@ -11,19 +11,23 @@ import socket
 from collections.abc import Awaitable, Callable
 from itertools import count
 
-from dynamo.client import greeting
+from dynamo.client import connection
 from dynamo.client.core import Request
+from dynamo.client.greeting import Introduction
 from dynamo.client.loops import Event, Loop
 from dynamo.client.window import Window
-from dynamo.config import split_address
+from dynamo.dialling import race
+from dynamo.dialling.race import Won
 from dynamo.errors import ConnectionFailed, DynamoError, ProtocolError
 from dynamo.model import messages as m
 from dynamo.model.messages import Message
 from dynamo.wire import hello
-from dynamo.wire.frames import ANSWER_ELEMENTS_MAX, FrameDecoder, encode
+from dynamo.wire.frames import encode
 from dynamo.wire.messages import check_answer
 
 RECEIVE_BYTES = 256 * 1024
+IDLE_S_MAX = connection.IDLE_S_MAX
+DOUBT_S = 0.25  # a node that says nothing for so long under a request that timed out may be out of reach: new requests go over a new connection
 SILENCE_S = 1.0  # a node that says nothing for so long under a request that timed out is taken to be out of reach
 
 
@@ -48,41 +52,34 @@ class Channel:
     # Invariant: a call is in `_calls` from its first byte until its reply or the end of the channel, also when nobody waits for it any more.
     """
 
-    def __init__(self, address: str, sock: socket.socket, loop: Loop) -> None:
+    def __init__(self, address: str, won: Won[bytes], loop: Loop) -> None:
         self.address = address
-        self.cluster_id = b""
+        self.cluster_id = won.said or b""
         self.broken: DynamoError | None = None
         self.ended = loop.event()
-        self._sock = sock
+        self._sock = won.sock
         self._loop = loop
         self._window = Window(loop)
-        self._decoder = FrameDecoder(elements_max=ANSWER_ELEMENTS_MAX)
+        self._decoder = won.decoder
         self._ids = count(1)
         self._calls: dict[int, Call] = {}
         self._unsent = bytearray()
-        self._heard = 0.0
+        self._heard = loop.now()
+        self._asking = 0  # requests whose caller waits
+        self._doubted = False
+        self._before: Channel | None = None
         self._used = False
         self._tasks = 0
 
     @classmethod
-    async def open(cls, address: str, cluster_id: bytes, loop: Loop) -> Channel:
-        """Connect and greet; a node of another cluster than `cluster_id`, if given, refuses.
+    async def open(cls, address: str, cluster_id: bytes, loop: Loop, deadline: float) -> Channel:
+        """Connect and greet; a node of another cluster than `cluster_id`, if given, is refused.
 
-        Raises ConnectionFailed, ProtocolError or the node's own refusal; no request was sent then.
+        Raises OtherCluster, ConnectionFailed, ProtocolError, Timeout or the node's own refusal; no request was sent then.
         """
-        try:
-            sock = await loop.connect(*split_address(address))
-        except OSError as error:
-            raise _failed(address, error) from error
-        channel = cls(address, sock, loop)
-        try:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            await channel._greet(cluster_id)
-        except BaseException as error:
-            sock.close()
-            if isinstance(error, OSError) and not isinstance(error, DynamoError):
-                raise _failed(address, error) from error
-            raise
+        won = await race.connect_async(address, Introduction(address, cluster_id), loop, deadline)
+        race.notice_silence(won.sock)
+        channel = cls(address, won, loop)
         channel._spawn(channel._receive_all)
         return channel
 
@@ -94,6 +91,15 @@ class Channel:
         request_id = next(self._ids)
         frame = encode(request.message(request_id, time_ms))
         call.size = len(frame)
+        self._asking += 1
+        try:
+            return await self._exchange(request_id, frame, call)
+        finally:
+            self._asking -= 1
+            if self._doubted and not self._asking:
+                self.end(ConnectionFailed(f"{self.address} did not answer in time"))
+
+    async def _exchange(self, request_id: int, frame: bytes, call: Call) -> Message:
         await self._window.enter(call.size)
         call.began = self._loop.now()
         call.used = self._used
@@ -116,14 +122,38 @@ class Channel:
             call.done.set()
         self._calls.clear()
         self._window.close(error)
+        before, self._before = self._before, None
+        if before is not None:
+            before.end(error)
         try:
             self._sock.shutdown(socket.SHUT_RDWR)  # wakes the tasks; the last of them closes the socket
         except OSError:
             return  # it has ended already, which wakes them too
 
-    def timed_out(self) -> None:
-        """A request's time is up: if the node has said nothing for long although it should have, its connection is given up."""
+    def usable(self) -> bool:
+        """Whether to begin requests on it: not once one has been waited for in vain, nor when it was at rest for so long that the way may have gone."""
+        if not self._asking and self._loop.now() - self._heard > IDLE_S_MAX:
+            self._doubted = True
+        return self.broken is None and not self._doubted
+
+    def replaces(self, other: Channel | None) -> None:
+        """Another one to the same node is of no more use to new requests. It ends when none waits on it any more, or with this one."""
+        if other is None or other.broken is not None:
+            return
+        if other._asking:
+            self._before = other
+        else:
+            other.end(ConnectionFailed(f"{self.address} was at rest for long, or did not answer in time"))
+
+    def timed_out(self, call: Call) -> None:
+        """A request's time is up. When the node said nothing for a while, the way to it may have gone, and new requests go another one; when it has said
+        nothing for long although it should have, the connection is given up."""
         now = self._loop.now()
+        if call.sent and now - max(self._heard, call.began) >= DOUBT_S:
+            self._doubted = True
+            if not self._asking:
+                self.end(ConnectionFailed(f"{self.address} did not answer in time"))
+                return
         oldest = next(iter(self._calls.values()), None)
         if oldest is not None and now - max(self._heard, oldest.began) >= SILENCE_S:
             self.end(ConnectionFailed(f"{self.address} has said nothing for {SILENCE_S:g} s"))
@@ -155,22 +185,6 @@ class Channel:
                 continue
 
     # --- in -------------------------------------------------------------------------------------------------------------------------
-
-    async def _greet(self, cluster_id: bytes) -> None:
-        """Exchange HELLO; there is nothing else on the connection yet."""
-        frame = encode(hello.client_hello(cluster_id))
-        try:
-            while frame:
-                await self._loop.writable(self._sock)
-                frame = frame[self._sock.send(frame) :]
-            received: list[Message] = []
-            while not received:
-                received = self._decoder.feed(await self._receive())
-            if len(received) > 1:
-                raise ProtocolError(f"{self.address} answered HELLO with {len(received)} messages")
-            self.cluster_id = greeting.cluster_of(self.address, received[0])
-        except (ProtocolError, ConnectionFailed) as error:
-            raise greeting.no_node(self.address, error) from None
 
     async def _receive(self) -> bytes:
         """What has come. Raises ConnectionFailed at the end of the stream, OSError."""

@@ -7,48 +7,41 @@ closed and never used again: its late reply would be taken for the answer to the
 from __future__ import annotations
 
 import select
-import socket
 from time import monotonic
 
-from dynamo.client import greeting
 from dynamo.client.core import Request
-from dynamo.config import split_address
+from dynamo.client.greeting import Introduction
+from dynamo.dialling import race
 from dynamo.errors import ConnectionFailed, DynamoError, ProtocolError, Timeout
 from dynamo.model import messages as m
 from dynamo.model.messages import Message
 from dynamo.wire import hello
-from dynamo.wire.frames import ANSWER_ELEMENTS_MAX, FrameDecoder, encode
+from dynamo.wire.frames import encode
 from dynamo.wire.messages import check_answer
 
 _RECEIVE_BYTES = 256 * 1024
+IDLE_S_MAX = 30.0
+"""What was idle for longer is dialled anew: firewalls and routers forget flows without a word, and a request would find out by its time-out."""
 
 
 class Connection:
     """A greeted connection to `address`; `cluster_id` is what the node said its cluster is."""
 
-    __slots__ = ("_decoder", "_request_id", "_socket", "address", "cluster_id", "used")
+    __slots__ = ("_decoder", "_request_id", "_socket", "address", "cluster_id", "rested_at", "used")
 
     def __init__(self, address: str, deadline: float, cluster_id: bytes = b"") -> None:
-        """Connect and greet; a node of another cluster than `cluster_id`, if given, refuses.
+        """Connect and greet; a node of another cluster than `cluster_id`, if given, is refused.
 
-        Raises ConnectionFailed, Timeout, ProtocolError or the node's own refusal; no request was sent then.
+        Raises OtherCluster, ConnectionFailed, Timeout, ProtocolError or the node's own refusal; no request was sent then.
         """
         self.address = address
         self.used = False
         self._request_id = 0
-        self._decoder = FrameDecoder(elements_max=ANSWER_ELEMENTS_MAX)
-        try:
-            self._socket = socket.create_connection(split_address(address), timeout=_left(address, deadline))
-        except TimeoutError:
-            raise Timeout(f"{address} did not accept a connection in time") from None
-        except OSError as error:
-            raise ConnectionFailed(f"{address}: {error.strerror or error}") from error
-        try:
-            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self.cluster_id = self._greet(cluster_id, deadline)
-        except BaseException:
-            self.close()
-            raise
+        won = race.connect(address, Introduction(address, cluster_id), deadline)
+        self._socket, self._decoder = won.sock, won.decoder
+        self.cluster_id = won.said or b""
+        race.notice_silence(self._socket)
+        self.rested_at = monotonic()
 
     def exchange(self, request: Request, time_ms: int, deadline: float) -> Message:
         """Send the request and return its reply, an ERROR of the node included.
@@ -61,6 +54,7 @@ class Connection:
             self._send(frame, deadline)
             reply = self._receive(deadline)
             self.used = True
+            self.rested_at = monotonic()
             if reply[1] != self._request_id:
                 raise _broken(reply, self.address)
             check_answer(reply)
@@ -70,21 +64,15 @@ class Connection:
         return reply
 
     def is_stale(self) -> bool:
-        """Whether an idle connection was closed by the node, or has bytes nobody asked for."""
+        """Whether an idle connection was closed by the node, has bytes nobody asked for, or has been idle so long that the way may have gone."""
+        if monotonic() - self.rested_at > IDLE_S_MAX:
+            return True
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
         return bool(poll.poll(0))
 
     def close(self) -> None:
         self._socket.close()
-
-    def _greet(self, cluster_id: bytes, deadline: float) -> bytes:
-        try:
-            self._send(encode(hello.client_hello(cluster_id)), deadline)
-            answer = self._receive(deadline)
-            return greeting.cluster_of(self.address, answer)
-        except (ProtocolError, ConnectionFailed) as error:
-            raise greeting.no_node(self.address, error) from None
 
     def _send(self, frame: bytes, deadline: float) -> None:
         self._socket.settimeout(_left(self.address, deadline))

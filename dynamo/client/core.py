@@ -21,8 +21,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING, Any
 
+from dynamo.client.greeting import OtherCluster
 from dynamo.errors import (
     ConnectionFailed,
     CorruptRecord,
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
     from random import Random
 
 
-ELSEWHERE: tuple[type[DynamoError], ...] = (ConnectionFailed, ProtocolError, Timeout, Unavailable, StorageFull, StorageFailed, CorruptRecord)
+ELSEWHERE: tuple[type[DynamoError], ...] = (OtherCluster, ConnectionFailed, ProtocolError, Timeout, Unavailable, StorageFull, StorageFailed, CorruptRecord)
 """Errors that another node may not have."""
 
 
@@ -55,6 +57,9 @@ class RetryPolicy:
     """Attempts of one request, the first included."""
     attempt_timeout_s: float = 1.0
     """Longest wait for one node while there is another to ask. Shorter leaves stopped nodes sooner and sends slow ones more work twice."""
+    dial_timeout_s: float = 0.5
+    """Longest wait for a node to let us in and greet, while there is another to ask and this one was not tried in this request. Shorter comes sooner to
+    those that are well; longer is for networks where two round trips take that long."""
     down_s: float = 0.5
     """How long a node that failed is tried last; doubles with each failure in a row, and is jittered by half either way."""
     down_s_max: float = 10.0
@@ -99,12 +104,13 @@ def node_ms(wait_s: float) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """Pause, then try `address` for `wait_s`; tell the node `time_ms`."""
+    """Pause, then try `address` for `wait_s`, of which connecting may take `dial_s`; tell the node `time_ms`."""
 
     address: str
     wait_s: float
     time_ms: int
     pause_s: float = 0.0
+    dial_s: float = inf
 
 
 @dataclass(slots=True)
@@ -193,7 +199,8 @@ class Attempts:
         address = self._queue.popleft()
         last = not self._queue or not self._left
         wait = remaining if last else min(remaining / 2, self._policy.attempt_timeout_s)
-        return Attempt(address, wait, node_ms(wait))
+        new = not any(met[0] == address for met in self._errors)
+        return Attempt(address, wait, node_ms(wait), dial_s=self._policy.dial_timeout_s if new and not last else inf)
 
     def answered(self, address: str, reply: Message) -> Message | None:
         """The reply, if it is the request's answer; None if another node should be asked. Raises the error that no node would spare us."""
@@ -236,8 +243,8 @@ class Attempts:
         if not isinstance(self._errors[-1][1], self._policy.elsewhere):
             told = self._errors[-1]
         else:
-            # What a node said tells more than what we saw of it; and time that ran out more than a connection that broke.
-            told = max(self._errors, key=lambda met: (met[2], isinstance(met[1], Unavailable), isinstance(met[1], Timeout)))
+            # What a node said tells more than what we saw of it; another cluster more than nobody; and time that ran out more than a broken connection.
+            told = max(self._errors, key=lambda met: (met[2], *(isinstance(met[1], kind) for kind in (Unavailable, OtherCluster, Timeout))))
         best, text = told[1], str(told[1])
         if len(self._errors) > 1:
             lines = [str(error) if address in str(error) else f"{address}: {error}" for address, error, _ in (told, *self._errors)]

@@ -7,6 +7,8 @@ import socket
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from dynamo.dialling.names import Waiting
+
 T = TypeVar("T")
 
 event = asyncio.Event
@@ -33,23 +35,17 @@ async def until(deadline: float, work: Callable[[], Awaitable[T]]) -> T:
         return await work()
 
 
-async def connect(host: str, port: int) -> socket.socket:
+async def first_ready(waiting: Waiting, until: float) -> None:
     loop = asyncio.get_running_loop()
-    failure = OSError(f"{host} has no address")
-    for family, kind, protocol, _, target in await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM):
-        sock = socket.socket(family, kind, protocol)
-        try:
-            sock.setblocking(False)
-            await loop.sock_connect(sock, target)
-        except OSError as error:
-            sock.close()
-            failure = error
-        except BaseException:
-            sock.close()
-            raise
-        else:
-            return sock
-    raise failure
+    ready = loop.create_future()
+    try:
+        for sock, writes in waiting:
+            (loop.add_writer if writes else loop.add_reader)(sock, _wake, ready)
+        await asyncio.wait([ready], timeout=max(0.0, until - loop.time()))
+    finally:
+        ready.cancel()
+        for sock, writes in waiting:
+            (loop.remove_writer if writes else loop.remove_reader)(sock)
 
 
 async def readable(sock: socket.socket) -> None:

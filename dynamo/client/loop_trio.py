@@ -8,12 +8,15 @@ from typing import TypeVar
 
 import trio
 
+from dynamo.dialling import trio_waits
+
 T = TypeVar("T")
 
 now = trio.current_time
 event = trio.Event
 lock = trio.Lock
 identity = trio.lowlevel.current_trio_token
+first_ready = trio_waits.first_ready
 
 
 def spawn(work: Callable[[], Awaitable[None]]) -> None:
@@ -25,13 +28,6 @@ async def until(deadline: float, work: Callable[[], Awaitable[T]]) -> T:
     with trio.move_on_at(deadline):
         return await work()
     raise TimeoutError
-
-
-async def connect(host: str, port: int) -> socket.socket:
-    stream = await trio.open_tcp_stream(host, port)
-    sock = socket.socket(fileno=stream.socket.detach())
-    sock.setblocking(False)
-    return sock
 
 
 async def readable(sock: socket.socket) -> None:

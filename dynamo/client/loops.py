@@ -12,6 +12,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, TypeVar
 
+from dynamo.dialling.names import Waiting
+
 T = TypeVar("T")
 
 
@@ -39,8 +41,8 @@ class Loop(Protocol):
     async def until(self, deadline: float, work: Callable[[], Awaitable[T]]) -> T:
         """The result of `work`, or TimeoutError when it takes longer."""
 
-    async def connect(self, host: str, port: int) -> socket.socket:
-        """A connected socket that does not block. Raises OSError."""
+    async def first_ready(self, waiting: Waiting, until: float) -> None:
+        """Wait until one of the sockets is ready for what is to be done with it, or the time has come."""
 
     async def readable(self, sock: socket.socket) -> None:
         """Wait until there is something to read, the end included. One task at a time."""

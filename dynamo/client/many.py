@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from dynamo.api.codec import encode_value, key_bytes
+from dynamo.api.codec import encode_value, key_bytes, text_bytes
 from dynamo.api.context import Context, token_bytes
 from dynamo.api.result import Result
 from dynamo.api.update import DELETE
 from dynamo.client.core import ELSEWHERE, Request
 from dynamo.client.verbs import Key, NewOperation, Place, Token, Verb, context_of, result_of
-from dynamo.errors import DynamoError, ProtocolError, ValueTooLarge, from_wire
+from dynamo.errors import DynamoError, InvalidKey, ProtocolError, ValueTooLarge, from_wire
 from dynamo.model import messages as m
 from dynamo.model.messages import Message
 
@@ -41,38 +41,64 @@ class Item(NamedTuple):
 
 
 def get_many(place: Place, keys: Iterable[Key]) -> Verb[dict[bytes, Result | DynamoError]]:
-    """Read many keys. An error concerns its key alone and stands in its place; so do the keys of a request that failed as a whole."""
+    """Read many keys. An error concerns its key alone and stands in its place, that of a key which is none included; so do the keys of a request that
+    failed as a whole."""
     if isinstance(keys, str | bytes):
         raise TypeError("get_many takes several keys; for one there is get")
-    items = [Item(name, name, len(name)) for name in dict.fromkeys(key_bytes(key) for key in keys)]
+    items: dict[bytes, Item] = {}
+    refused: dict[bytes, DynamoError] = {}
+    order: dict[bytes, None] = {}
+    for key in keys:
+        name = _name(key)
+        order[name] = None
+        try:
+            items[name] = Item(name, key_bytes(key), len(name))
+        except InvalidKey as error:
+            refused[name] = error
 
     def ask(entries: tuple[Any, ...], elsewhere: bool) -> Request:
         return Request(m.GET_MANY, (place.bucket, entries, 0, 0), m.GET_MANY_REPLY, elsewhere=elsewhere)
 
-    return (yield from _Many(items, ask, lambda key, reply: result_of(place, key, reply)).run())
+    found = yield from _Many(list(items.values()), ask, lambda key, reply: result_of(place, key, reply)).run()
+    return {name: found[name] if name in found else refused[name] for name in order}
 
 
 def put_many(place: Place, mapping: Values, contexts: Tokens | None, mode: int, new_operation: NewOperation) -> Verb[dict[bytes, Context | DynamoError]]:
     """Put or set many keys, each under its own context. Raises TypeError for what is no mapping, ValueError for a key that is there twice and for a
-    context without a value."""
+    context without a value, InvalidContext for an empty context; what else is wrong with one key stands in its place."""
     for what, given in (("the values", mapping), ("the contexts", {} if contexts is None else contexts)):
         if not isinstance(given, Mapping):
             raise TypeError(f"{what} of many keys are a mapping by key, such as a dict, not {type(given).__name__}")
-    tokens = {key_bytes(key): token_bytes(token) for key, token in (contexts or {}).items()}
+    tokens = {_name(key): token for key, token in (contexts or {}).items()}
     items: dict[bytes, Item] = {}
+    refused: dict[bytes, DynamoError] = {}
     for key, value in mapping.items():
-        name, data = key_bytes(key), None if value is DELETE else encode_value(value, place.codec)
-        if name in items:
+        name = _name(key)
+        if name in items or name in refused:
             raise ValueError(f"the key {name!r} is given twice, as text and as bytes")
-        token = tokens.pop(name, None)
-        items[name] = Item(name, (name, data, token, new_operation()), len(name) + len(data or b"") + len(token or b"") + _ENTRY_BYTES)
+        context = tokens.pop(name, None)
+        if context is not None and not (context.token if isinstance(context, Context) else context):
+            token_bytes(context)  # raises: whoever lost one would add siblings everywhere
+        try:
+            data, token = None if value is DELETE else encode_value(value, place.codec), token_bytes(context)
+            entry = key_bytes(key), data, token, new_operation()
+        except DynamoError as error:  # of this key, value or context alone: the others go on
+            refused[name] = error
+        else:
+            items[name] = Item(name, entry, len(name) + len(data or b"") + len(token or b"") + _ENTRY_BYTES)
     if tokens:
         raise ValueError(f"contexts without a value: {', '.join(map(repr, tokens))}")
 
     def ask(entries: tuple[Any, ...], elsewhere: bool) -> Request:
         return Request(m.PUT_MANY, (place.bucket, entries, mode, 0, 0), m.PUT_MANY_REPLY, writes=True, elsewhere=elsewhere)
 
-    return (yield from _Many(list(items.values()), ask, lambda _, reply: context_of(reply)).run())
+    done = yield from _Many(list(items.values()), ask, lambda _, reply: context_of(reply)).run()
+    return {name: done[name] if name in done else refused[name] for name in map(_name, mapping)}
+
+
+def _name(key: Key) -> bytes:
+    """Under what the outcome of a key stands, also of one that is none. Raises TypeError."""
+    return key.encode("utf-8", "surrogatepass") if isinstance(key, str) else text_bytes(key, "key")
 
 
 class _Many(Generic[T]):

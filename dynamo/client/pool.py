@@ -11,6 +11,7 @@ import os
 import random
 import threading
 from collections.abc import Sequence
+from math import inf
 from time import monotonic
 
 from dynamo.client.connection import Connection
@@ -35,6 +36,11 @@ class Pool:
         self._probes: dict[str, int] = {}  # how often a node that failed did not greet in time, in a row
         self._cluster_id = b""
         self._closed = False
+
+    def belongs_to(self, cluster_id: bytes) -> None:
+        """Keep to this cluster, rather than to the first that is met; b"" says nothing."""
+        with self._lock:
+            self._cluster_id = self._cluster_id or cluster_id
 
     def order(self) -> list[str]:
         """The addresses in the order to try them in now."""
@@ -102,12 +108,15 @@ class Pool:
         with self._lock:
             self._nodes.failed(address, monotonic())
 
-    def forget(self, address: str) -> None:
-        """One idle connection was found dead: the others to that node will be, too."""
+    def forget(self, address: str, until: float = inf) -> None:
+        """One connection was found dead, or the node said nothing on it in time: the idle ones to that node may be no better, but for those on which
+        it has answered since `until`."""
         with self._lock:
-            dead, self._idle[address] = self._idle[address], []
-        for connection in dead:
-            connection.close()
+            idle = self._idle[address]
+            self._idle[address] = [connection for connection in idle if connection.rested_at > until]
+        for connection in idle:
+            if connection.rested_at <= until:
+                connection.close()
 
     def close(self) -> None:
         with self._lock:
@@ -120,4 +129,6 @@ class Pool:
         for idle in self._idle.values():
             for connection in idle:
                 connection.close()
-        return Pool(self._addresses, self._policy)
+        pool = Pool(self._addresses, self._policy)
+        pool.belongs_to(self._cluster_id)
+        return pool

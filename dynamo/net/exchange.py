@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import trio
 
-from dynamo.config import split_address
-from dynamo.errors import ConnectionFailed, ProtocolError
+from dynamo.dialling import race, trio_waits
+from dynamo.errors import ConnectionFailed, DynamoError, ProtocolError, Timeout
 from dynamo.model.messages import ERROR, Message
-from dynamo.wire.frames import ANSWER_ELEMENTS_MAX, FrameDecoder, encode
+from dynamo.wire.frames import FrameDecoder, encode
 from dynamo.wire.hello import Hello, check_reply, message_of, refusal
 from dynamo.wire.messages import check_answer
 
@@ -22,28 +22,42 @@ async def call(address: str, greeting: Hello, request: Message, timeout_s: float
     """
     try:
         with trio.fail_after(timeout_s):
-            host, port = split_address(address)
-            async with await trio.open_tcp_stream(host, port) as stream:
-                return await _converse(stream, greeting, request)
+            deadline = trio.current_time() + timeout_s
+            won = await race.connect_async(address, _Introduction(greeting), trio_waits, deadline)
+            assert won.said is not None
+            async with trio.SocketStream(trio.socket.from_stdlib_socket(won.sock)) as stream:
+                await stream.send_all(encode(request))
+                reply = await _next(stream, won.decoder)
+    except Timeout as error:
+        raise ConnectionFailed(str(error)) from None
     except (OSError, trio.BrokenResourceError) as error:
+        if isinstance(error, DynamoError):
+            raise
         raise ConnectionFailed(f"{address}: {error}") from None
     except trio.TooSlowError:
         raise ConnectionFailed(f"{address}: no answer within {timeout_s:g} s") from None
-
-
-async def _converse(stream: trio.SocketStream, greeting: Hello, request: Message) -> tuple[Hello, Message]:
-    decoder = FrameDecoder(elements_max=ANSWER_ELEMENTS_MAX)
-    await stream.send_all(encode(message_of(greeting)))
-    try:
-        theirs, _, _ = check_reply(await _next(stream, decoder))
-    except ProtocolError as error:
-        raise ProtocolError(f"{error}; is there a dynamo node at that address?") from None
-    await stream.send_all(encode(request))
-    reply = await _next(stream, decoder)
     check_answer(reply, greeting.role)
     if reply[0] == ERROR:
         raise refusal(reply)
-    return theirs, reply
+    return won.said, reply
+
+
+class _Introduction:
+    """The greeting of a node that is no member yet, or asks as a client does, for `dialling.race`."""
+
+    def __init__(self, greeting: Hello) -> None:
+        self._greeting = greeting
+
+    def hello(self) -> bytes:
+        return encode(message_of(self._greeting))
+
+    def accept(self, answer: Message) -> Hello:
+        """The greeting of the node. Raises what it refuses us with, or ProtocolError."""
+        return check_reply(answer)[0]
+
+    def explain(self, error: DynamoError) -> DynamoError:
+        """The error of a connection that ended while greeting."""
+        return ProtocolError(f"{error}; is there a dynamo node at that address?") if isinstance(error, ProtocolError) else error
 
 
 async def _next(stream: trio.SocketStream, decoder: FrameDecoder) -> Message:

@@ -7,10 +7,12 @@ is harmless: each side sends over the one that came up last. The replica hears `
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from dynamo.config import split_address
+from dynamo.dialling.race import STAGGER_S
 from dynamo.model.messages import NodeId
 from dynamo.net.connection import Connection, State
 from dynamo.net.limits import Limits
@@ -40,12 +42,14 @@ class Dialler(Protocol):
 class Peer:
     """What this node has of one other node."""
 
-    __slots__ = ("dialling", "failures", "links", "node_id", "queue", "queue_bytes", "retrying")
+    __slots__ = ("dialling", "failures", "links", "node_id", "queue", "queue_bytes", "retrying", "under_way", "untried")
 
     def __init__(self, node_id: NodeId) -> None:
         self.node_id = node_id
         self.links: list[Connection] = []  # open ones, the most recent last
         self.dialling = False  # a look-up, a connect or a HELLO is on its way
+        self.under_way: list[Connection] = []  # dialled ones that are not open yet
+        self.untried: deque[SocketAddress] = deque()  # further addresses of its name
         self.retrying = False  # a timer will dial again
         self.failures = 0  # in a row
         self.queue: list[bytes] = []  # frames for when a link is up
@@ -121,6 +125,11 @@ class Peers:
         peer.failures = 0
         if connection.outbound:
             peer.dialling = False
+            peer.untried.clear()
+            if connection in peer.under_way:
+                peer.under_way.remove(connection)
+            for other in peer.under_way:
+                self._dialler.give_up(other, "another address answered first")
         queue, peer.queue, peer.queue_bytes = peer.queue, [], 0
         for frame in queue:
             self._dialler.push(connection, frame)
@@ -131,8 +140,13 @@ class Peers:
         peer = self._peers[connection.node_id]
         if connection in peer.links:
             peer.links.remove(connection)
-        else:  # it never came up
-            peer.dialling = False
+        elif connection in peer.under_way:  # it never came up
+            peer.under_way.remove(connection)
+            if peer.dialling and not peer.links and self._next_address(peer, now):
+                return
+            peer.dialling = bool(peer.dialling and peer.under_way)
+            if peer.dialling:
+                return
         if not peer.links:
             self._failed(peer, now)
 
@@ -169,14 +183,31 @@ class Peers:
             self._dialler.look_up(host, port, lambda found, later: self._connect(peer, found, later))
 
     def _connect(self, peer: Peer, found: list[SocketAddress], now: float) -> None:
-        """Connect to one of the addresses of the peer, the next one after each failure."""
-        connection = self._dialler.dial(peer.node_id, found[peer.failures % len(found)]) if found else None
-        if connection is None:
+        """Connect to the addresses of the peer, one after the other: the next when one has failed, or has not answered for a moment (RFC 8305)."""
+        peer.untried = deque(found)
+        if not self._next_address(peer, now):
             peer.dialling = False
             if not peer.links:
                 self._failed(peer, now)
-            return
+
+    def _next_address(self, peer: Peer, now: float) -> bool:
+        """Dial the next address that lets itself be dialled; whether there is one."""
+        while peer.untried:
+            connection = self._dialler.dial(peer.node_id, peer.untried.popleft())
+            if connection is not None:
+                peer.under_way.append(connection)
+                self._watch(peer, connection, now)
+                return True
+        return False
+
+    def _watch(self, peer: Peer, connection: Connection, now: float) -> None:
         self._timers.at(now + self._limits.connect_timeout_s, lambda _: self._check_progress(connection))
+        if peer.untried:
+            self._timers.at(now + STAGGER_S, lambda later: self._go_on(peer, connection, later))
+
+    def _go_on(self, peer: Peer, connection: Connection, now: float) -> None:
+        if peer.dialling and connection in peer.under_way:
+            self._next_address(peer, now)
 
     def _check_progress(self, connection: Connection) -> None:
         if connection.state in (State.CONNECTING, State.GREETING):

@@ -1,16 +1,17 @@
-"""Host names to addresses, off the reactor: a look-up may block for seconds, so it runs in a Trio task (and there in a thread).
+"""Host names to addresses, off the reactor: a look-up may block for seconds, so a Trio task waits for it.
 
-Only dialling needs it. Addresses written as numbers never come here. Nothing is cached: a peer that moved is found by the next attempt.
+Only dialling needs it. Nothing is cached: a peer that moved is found by the next attempt. A name service that hangs has its look-ups in threads of
+their own (`dialling.names`), so that it takes none of those that commits and the program's own work need.
 """
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 
 import trio
 
-from dynamo.net.sockets import SocketAddress
+from dynamo.dialling import trio_waits
+from dynamo.dialling.names import SocketAddress, look_up_async
 
 LOOKUP_TIMEOUT_S = 5.0
 Found = Callable[[list[SocketAddress]], None]
@@ -29,11 +30,8 @@ class Resolver:
         self._nursery.start_soon(self._run, host, port, found)
 
     async def _run(self, host: str, port: int, found: Found) -> None:
-        addresses: list[SocketAddress] = []
-        with trio.move_on_after(LOOKUP_TIMEOUT_S):
-            try:
-                answers = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            except (OSError, UnicodeError):
-                answers = []  # no such name now; the caller counts it as a failed attempt and tries again later
-            addresses = [(answer[0], answer[4]) for answer in answers]
+        try:
+            addresses = await look_up_async(host, port, trio_waits, trio_waits.now() + LOOKUP_TIMEOUT_S)
+        except OSError:
+            addresses = []  # no such name now, or not in time; the caller counts it as a failed attempt and tries again later
         found(addresses)

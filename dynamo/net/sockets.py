@@ -27,7 +27,7 @@ def listen(address: str) -> socket.socket:
     try:
         family, kind, protocol, _, target = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         sock = socket.socket(family, kind, protocol)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise ConfigError(f"listen: {address}: {error}") from None
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -57,7 +57,7 @@ def numeric(host: str, port: int) -> SocketAddress | None:
     """The address, if `host` is written as numbers; None for a name, which has to be looked up."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV)
-    except OSError:
+    except (OSError, UnicodeError):  # the latter for what is no name either
         return None
     return found[0][0], found[0][4]
 

@@ -149,16 +149,18 @@ class ServedCluster:
             first.start()
         for node in others:
             node.launch(join=[first.address])
+        deadline = monotonic() + READY_TIMEOUT_S
         for node in others:
-            node.wait_ready()
+            node.wait_ready(deadline - monotonic())
 
     def stop(self) -> None:
-        """End all nodes: all are asked first, so that they drain side by side."""
+        """End all nodes: all are asked first, so that they drain side by side, and have the time of one."""
         for node in self.nodes:
             node.signal(signal.SIGCONT)
             node.signal(signal.SIGTERM)
+        deadline = monotonic() + STOP_TIMEOUT_S
         for node in self.nodes:
-            node.stop()
+            node.stop(max(0.0, deadline - monotonic()))
 
     def __enter__(self) -> ServedCluster:
         try:

@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "bench"))
 
 from fake_redis import FakeRedis
 
+from dynamo.bench import report
 from dynamo.cli import main
 from dynamo.testing.cluster import ServedCluster
 
@@ -122,7 +123,8 @@ def test_what_is_refused(arguments: tuple[str, ...], code: int, said: str, capfd
 
 
 def test_a_file_that_is_no_measurement(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    for text, said in (("{}", "no document"), ("not JSON", "not JSON")):
+    hollow = {"format": report.FORMAT, "plan": {}, "runs": [dict.fromkeys(report._RUN, 1)], "core": "", "machine": ""}
+    for text, said in (("{}", "no document"), ("not JSON", "not JSON"), (json.dumps(hollow), "no whole document")):
         (tmp_path / "x.json").write_text(text)
         assert here("compare", str(tmp_path / "x.json"), str(tmp_path / "x.json")) == 7
         assert said in capfd.readouterr().err

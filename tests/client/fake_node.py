@@ -30,15 +30,15 @@ class FakeNode:
     several replies, to this and to earlier requests, come as a list with their ids.
     Unless it is `choosy`, it greets clients of other clusters, too."""
 
-    def __init__(self, script: Script, port: int = 0, cluster_id: bytes = b"c" * 16, choosy: bool = True) -> None:
+    def __init__(self, script: Script, port: int = 0, cluster_id: bytes = b"c" * 16, choosy: bool = True, host: str = "127.0.0.1") -> None:
         self.script = script
         self.requests: list[Message] = []
         self.connections = 0
         self._cluster_id = cluster_id
         self._choosy = choosy
-        self._listener = socket.create_server(("127.0.0.1", port))
+        self._listener = socket.create_server((host, port))
         self.port = self._listener.getsockname()[1]
-        self.address = f"127.0.0.1:{self.port}"
+        self.address = f"{host}:{self.port}"
         self._wake, self._woken = socket.socketpair()
         self._open: dict[socket.socket, FrameDecoder] = {}
         self._thread = threading.Thread(target=self._serve, daemon=True)
@@ -88,7 +88,7 @@ class FakeNode:
     def _greeting(self, message: Message) -> Message:
         asked = hello.check_hello(message)
         if self._choosy and asked.cluster_id not in (b"", self._cluster_id):
-            return m.error_message(0, 13, "this is another cluster", False)
+            return m.error_message(0, 13, f"this is cluster {hello.cluster_text(self._cluster_id)}, not {hello.cluster_text(asked.cluster_id)}", False)
         mine = hello.Hello(cluster_id=self._cluster_id, partitions=8, role=m.ROLE_PEER, node_id=b"n" * 16, boot_nonce=b"b" * 16)
         return hello.message_of(mine, (0, 0))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from contextlib import ExitStack
 
 import pytest
 import trio
@@ -155,6 +156,41 @@ def test_names_are_looked_up_and_unknown_ones_are_failures():
                 send(fro, b"c" * 16, read(2))
                 await a.until(lambda: ("down", b"c" * 16) in a.events)
                 await a.until(lambda: answers(a) == [1])
+
+    run(test)
+
+
+def test_dead_addresses_of_a_name_do_not_keep_a_peer_from_the_good_one(monkeypatch):
+    async def test():
+        a, b = Echo(), Echo()
+        async with running(b, node_id=B) as to:
+            port = int(to.address.rpartition(":")[2])
+            hosts = [*(f"127.0.0.{last}" for last in (2, 3, 4)), "127.0.0.1"]
+            system = socket.getaddrinfo
+
+            def getaddrinfo(host, *rest, **options):
+                if host != "peer.test" or options.get("flags"):
+                    return system(host, *rest, **options)
+                return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (each, port)) for each in hosts]
+
+            monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+            with ExitStack() as stack:
+                for host in hosts[:2]:  # they let everybody in and say nothing; the third refuses
+                    stack.enter_context(socket.create_server((host, port)))
+                async with running(a, node_id=A, addresses={B: f"peer.test:{port}"}) as fro:
+                    send(fro, B, read(1))
+                    await a.until(lambda: answers(a) == [1])
+                    assert a.events == [("up", B)] and not fro.peers._peers[B].under_way
+
+    run(test)
+
+
+def test_what_is_no_name_at_all_is_a_failure_too():
+    async def test():
+        a = Echo()
+        async with running(a, node_id=A, addresses={B: "a..b:1"}) as fro:
+            send(fro, B, read(1))
+            await a.until(lambda: ("down", B) in a.events)
 
     run(test)
 

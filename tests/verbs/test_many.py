@@ -72,6 +72,42 @@ def test_what_goes_wrong_with_one_stands_in_its_place(kv: Any) -> None:
     assert [result.found for result in kv.get_many(["fine", "foreign", "large", "huge"]).values()] == [True, False, False, False]
 
 
+def test_a_key_that_is_none_does_not_stand_in_the_way_of_the_others(kv: Any) -> None:
+    long, text = b"k" * 1025, "k" * 1025
+    bad = {long: dynamo.KeyTooLong, b"": dynamo.InvalidKey, "\ud800".encode("utf-8", "surrogatepass"): dynamo.InvalidKey}
+    for write in (kv.put_many, kv.set_many):
+        outcomes = write({"a": b"1", text: b"2", "": b"3", "\ud800": b"4", b"b": b"5"})
+        assert list(outcomes) == [b"a", *bad, b"b"]
+        assert all(type(outcomes[key]) is kind and not outcomes[key].maybe_applied for key, kind in bad.items())
+        assert all(isinstance(outcomes[key], dynamo.Context) for key in (b"a", b"b"))
+    found = kv.get_many([text, "a", long, b"a", "", "\ud800", "b"])
+    assert list(found) == [long, b"a", b"", "\ud800".encode("utf-8", "surrogatepass"), b"b"]
+    assert all(type(found[key]) is kind for key, kind in bad.items())
+    assert all(found[key].found for key in (b"a", b"b"))
+    assert list(kv.get_many([long])) == list(kv.set_many({long: b"v"})) == [long]
+
+
+def test_a_context_or_a_value_that_is_none_concerns_its_key_alone(owner: Any, bucket_name: str) -> None:
+    class Small:
+        def encode(self, value: bytes) -> bytes:
+            if len(value) > 1:
+                raise dynamo.ValueTooLarge("one byte is enough")
+            return value
+
+        def decode(self, data: bytes) -> bytes:
+            return data
+
+    kv = owner.bucket(bucket_name, codec=Small())
+    outcomes = kv.put_many({"a": b"1", "b": b"2", "c": b"34"}, contexts={"b": "!", b"a": None})
+    assert isinstance(outcomes[b"a"], dynamo.Context)
+    assert isinstance(outcomes[b"b"], dynamo.InvalidContext) and isinstance(outcomes[b"c"], dynamo.ValueTooLarge)
+    for wrong in ({"k" * 1025: b"1", b"k" * 1025: b"2"}, {"a": b"1", b"a": b"2"}):
+        with pytest.raises(ValueError, match="given twice"):
+            kv.put_many(wrong)
+    with pytest.raises(ValueError, match="contexts without a value"):
+        kv.put_many({"a": b"1"}, contexts={"k" * 1025: None})
+
+
 def test_values_go_through_the_codec_of_the_bucket(owner: Any, bucket_name: str) -> None:
     class Text:
         def encode(self, value: str) -> bytes:

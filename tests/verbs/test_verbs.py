@@ -99,7 +99,7 @@ def test_a_wrong_call_raises_before_anything_is_sent(kv: Any) -> None:
         (lambda: kv.set("a\udc80", b"1"), dynamo.InvalidKey),
         (lambda: list(kv.scan("\udc80")), dynamo.InvalidKey),
         (lambda: kv.get_many("a"), TypeError),
-        (lambda: kv.get_many(["a", "k" * 1025]), dynamo.KeyTooLong),
+        (lambda: kv.get_many(["a", 5]), TypeError),
         (lambda: kv.get("a", timeout=-1), ValueError),
         (lambda: list(kv.scan(limit=-1)), ValueError),
         (lambda: list(kv.scan(cursor="!")), dynamo.InvalidRequest),
