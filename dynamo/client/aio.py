@@ -1,8 +1,8 @@
 """The asynchronous client, for Trio and for asyncio: one connection to each node, with many requests in flight.
 
-It runs on whichever loop its caller runs on, and on several in several threads: each run of a loop has connections of its own (`homes`). What to try, and when to give up, is decided in `core`,
-as for the blocking client; this is the other shell that does it. Any request may be cancelled at any time: its reply, if one still comes, is
-read and dropped.
+It runs on whichever loop its caller runs on, and on several in several threads: each run of a loop has connections of its own (`homes`). What to
+try, and when to give up, is decided in `core`, as for the blocking client; this is the other shell that does it. Any request may be cancelled at
+any time: its reply, if one still comes, is read and dropped.
 """
 
 from __future__ import annotations

@@ -421,7 +421,7 @@ def test_what_cannot_be_copied_says_what_to_do() -> None:
     blocking, on_a_loop = dynamo.Client("h"), dynamo.AsyncClient("h")
     for each in (blocking, on_a_loop, blocking.bucket("b"), on_a_loop.bucket("b"), blocking.scan(), on_a_loop.scan()):
         for deed in (pickle.dumps, copy.copy, copy.deepcopy):
-            with pytest.raises(TypeError, match="cannot be pickled or copied.*addresses.*in each process"):
+            with pytest.raises(TypeError, match=r"cannot be pickled or copied.*addresses.*in each process"):
                 deed(each)
 
 
