@@ -17,7 +17,7 @@ import os
 import re
 import socket
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, closing
 from functools import partial
 from random import Random
 from types import TracebackType
@@ -159,19 +159,17 @@ class Node(AsyncVerbsOfDefault):
 
     # --- starting -----------------------------------------------------------------------------------------------------------------
 
+    @trio.lowlevel.enable_ki_protection
     async def _start(self) -> None:
         """Everything up to the first task. What was opened on the way to a failure is closed."""
         with ExitStack() as opened:
-            self._directory = DataDirectory(self.config.data, self.config.durability)
-            opened.callback(lambda: self._directory.close(self._directory.clean))  # nothing was minted, so it is as clean as it was
-            listener = sockets.listen(self.config.listen)
-            opened.callback(listener.close)
+            self._directory = opened.enter_context(_Unchanged(DataDirectory(self.config.data, self.config.durability)))
+            listener = opened.enter_context(closing(sockets.listen(self.config.listen)))
             self.address = sockets.advertised(self.config.listen, listener)
             self.name = self.config.name or _name_of(self.address)
             await self._learn()
             self._begin()
-            self._parts = self._assemble(listener)
-            opened.callback(self._parts.close)
+            self._parts = opened.enter_context(closing(self._assemble(listener)))
             calls = LocalCalls(self._parts.reactor.open_local)
             self._manager = trio.open_nursery()
             self._nursery = await self._manager.__aenter__()
@@ -288,6 +286,19 @@ class Node(AsyncVerbsOfDefault):
                 self._directory.close(clean)
             finally:
                 self._stopped.set()
+
+
+class _Unchanged(AbstractContextManager[DataDirectory]):
+    """Closes a directory again if the start fails: nothing was minted, so it is as clean as it was."""
+
+    def __init__(self, directory: DataDirectory) -> None:
+        self._directory = directory
+
+    def __enter__(self) -> DataDirectory:
+        return self._directory
+
+    def __exit__(self, *_: object) -> None:
+        self._directory.close(self._directory.clean)
 
 
 def _name_of(address: str) -> str:

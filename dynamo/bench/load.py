@@ -52,6 +52,7 @@ class Connection:
                 self._send(hello, deadline)
                 while not talk.greeted(self._received(address, deadline)):
                     pass
+            self.socket.setblocking(False)
         except BaseException as error:
             self.socket.close()
             if isinstance(error, TimeoutError):
@@ -59,7 +60,6 @@ class Connection:
             if isinstance(error, OSError) and not isinstance(error, DynamoError):
                 raise ConnectionFailed(f"{address}: {error.strerror or error}") from error
             raise
-        self.socket.setblocking(False)
 
     def _send(self, hello: bytes, deadline: float) -> None:
         self.socket.settimeout(max(0.001, deadline - monotonic()))

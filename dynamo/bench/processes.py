@@ -34,19 +34,22 @@ def run(plan: Plan, progress: Progress = lambda phase, answered: None) -> list[M
     children = []
     try:
         for number in range(plan.processes):
-            ours, theirs = context.Pipe()
-            child = context.Process(target=work, args=(plan, number, theirs), daemon=True)
-            child.start()
-            theirs.close()
-            pipes.append(ours)
-            children.append(child)
+            ends = context.Pipe()
+            try:
+                child = context.Process(target=work, args=(plan, number, ends[1]), daemon=True)
+                children.append(child)
+                pipes.append(ends[0])
+                child.start()
+            finally:
+                ends[1].close()
         return _lead(plan, pipes, progress)
     finally:
         for pipe in pipes:
             pipe.close()
         for child in children:
-            child.terminate()
-            child.join()
+            if child.pid is not None:  # else it was not started
+                child.terminate()
+                child.join()
 
 
 def _lead(plan: Plan, pipes: list[Any], progress: Progress) -> list[Measured]:

@@ -23,10 +23,12 @@ from dynamo.testing.cluster import NodeDied, ServedCluster
 @click.option("--keep", metavar="DIR", help="Keep the data in DIR rather than delete it at the end.")
 def demo_command(nodes: int, keep: str | None) -> int:
     """Start a cluster of a few nodes on free ports, until Ctrl-C or SIGTERM. Prints each node's ready line, then commands to try."""
-    directory = _writable(Path(keep)) if keep else Path(tempfile.mkdtemp(prefix="dynamo-demo-"))
+    directory: Path | None = None
+    cluster: ServedCluster | None = None
     for number in (signal.SIGTERM, signal.SIGINT):  # both by name: a shell starts its background jobs with SIGINT ignored
         signal.signal(number, _interrupt)
     try:
+        directory = _writable(Path(keep)) if keep else Path(tempfile.mkdtemp(prefix="dynamo-demo-"))
         cluster = ServedCluster(directory, nodes)
         if _is_free(DEFAULT_PORT):
             _start_first_at(cluster, DEFAULT_PORT)  # where client commands look without --at
@@ -39,7 +41,9 @@ def demo_command(nodes: int, keep: str | None) -> int:
     except KeyboardInterrupt:
         return OK
     finally:
-        if not keep:
+        if cluster is not None:
+            cluster.stop()
+        if directory is not None and not keep:
             shutil.rmtree(directory, ignore_errors=True)
     return OK
 

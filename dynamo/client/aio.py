@@ -1,15 +1,16 @@
 """The asynchronous client, for Trio and for asyncio: one connection to each node, with many requests in flight.
 
-It runs on whichever loop its caller runs on, and belongs to one run of one loop at a time. What to try, and when to give up, is decided in `core`,
-as for the blocking client; this is the other shell that does it. Any request may be cancelled at any time: its reply, if one still comes, is
-read and dropped.
+It runs on whichever loop its caller runs on, and on several in several threads: each run of a loop has connections of its own (`homes`). What to
+try, and when to give up, is decided in `core`, as for the blocking client; this is the other shell that does it. Any request may be cancelled at
+any time: its reply, if one still comes, is read and dropped.
 """
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Iterable
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -18,7 +19,9 @@ from dynamo.client.addresses import parse_addresses, seconds
 from dynamo.client.channel import Call, Channel
 from dynamo.client.core import Attempt, Attempts, Nodes, Request, RetryPolicy
 from dynamo.client.greeting import same_cluster
-from dynamo.client.loops import Loop, running
+from dynamo.client.homes import Home
+from dynamo.client.lifetime import OfOneProcess, made_at, warn_unclosed
+from dynamo.client.loops import running
 from dynamo.client.verbs import Key, Place, Verb
 from dynamo.client.verbs_async import AsyncBucket, AsyncVerbsOfDefault
 from dynamo.errors import ConnectionFailed, DynamoError, Timeout, ValueTooLarge
@@ -27,13 +30,14 @@ from dynamo.model.messages import Message
 T = TypeVar("T")
 
 
-class AsyncClient(AsyncVerbsOfDefault):
+class AsyncClient(OfOneProcess, AsyncVerbsOfDefault):
     """A cluster reached over the network: `AsyncClient("host:port,host:port")`, with the verbs of `Client` as coroutines.
 
         async with dynamo.AsyncClient("127.0.0.1:7379") as client:
             await client.set("alice", b"1 book")
 
-    `timeout` in seconds bounds each call as a whole, as in `Client`. Nothing is sent before the first verb. Tasks may share it, threads may not.
+    `timeout` in seconds bounds each call as a whole, as in `Client`. Nothing is sent before the first verb. Tasks,
+    threads and loops may share it; a forked child starts with connections of its own, in a loop of its own.
     """
 
     def __init__(self, addresses: str | Iterable[str], *, timeout: float = 5.0, retry: RetryPolicy | None = None) -> None:
@@ -42,11 +46,10 @@ class AsyncClient(AsyncVerbsOfDefault):
         self._retry = retry or RetryPolicy()
         self._place = Place.named("default")
         self._nodes = Nodes(self._addresses, self._retry, random.Random())
-        self._channels: dict[str, Channel] = {}
-        self._dialling: dict[str, AbstractAsyncContextManager[object]] = {}
-        self._home: object = None
+        self._homes: list[Home] = []
         self._cluster_id = b""
         self._closed = False
+        self._made_at = made_at()
 
     async def cluster_status(self, *, timeout: float | None = None) -> dict[str, Any]:
         """The cluster and its nodes as the node that answers sees them."""
@@ -63,11 +66,24 @@ class AsyncClient(AsyncVerbsOfDefault):
     async def close(self) -> None:
         """Close the connections. Calls under way in other tasks end with ConnectionFailed; later ones raise RuntimeError."""
         self._closed = True
-        channels = list(self._channels.values())
-        for channel in channels:
-            channel.end(ConnectionFailed("the client was closed"))
-        for channel in channels:
-            await channel.ended.wait()
+        ended = [home.end() for home in self._take_homes()]
+        for events in ended:
+            for event in events:
+                await event.wait()
+
+    def __del__(self) -> None:
+        if getattr(self, "_closed", True):
+            return
+        self._closed = True
+        homes = self._take_homes()
+        if any(home.used and home.pid == os.getpid() for home in homes):
+            warn_unclosed(self, self._made_at)
+        for home in homes:
+            home.drop()
+
+    def _take_homes(self) -> list[Home]:
+        homes, self._homes = self._homes, []
+        return homes
 
     async def __aenter__(self) -> AsyncClient:
         self._here()
@@ -80,13 +96,15 @@ class AsyncClient(AsyncVerbsOfDefault):
         return f"AsyncClient({','.join(self._addresses)!r})"
 
     async def _run(self, verb: Verb[T], timeout: float | None) -> T:
-        loop = self._here()
+        home = self._here()
+        loop = home.loop
         deadline = loop.now() + (self._timeout if timeout is None else seconds(timeout))
         asked: set[str] = set()
-        return await verbs.run_async(verb, lambda request: self._call(loop, request, deadline, asked))
+        return await verbs.run_async(verb, lambda request: self._call(home, request, deadline, asked))
 
-    async def _call(self, loop: Loop, request: Request, deadline: float, asked: set[str]) -> Message:
+    async def _call(self, home: Home, request: Request, deadline: float, asked: set[str]) -> Message:
         """The reply to one request, however many attempts it takes. Raises its final error. `asked`: nodes that answered this verb before."""
+        loop = home.loop
         if not request.elsewhere:
             asked.clear()
         order = [address for address in self._nodes.order(loop.now()) if address not in asked]
@@ -96,13 +114,13 @@ class AsyncClient(AsyncVerbsOfDefault):
             attempt = attempts.next(loop.now())
             if attempt.pause_s:
                 with suppress(TimeoutError):
-                    await loop.until(loop.now() + attempt.pause_s, loop.event().wait)
+                    await loop.until(loop.now() + attempt.pause_s, loop.event().wait, home.hurry)
             address, call = attempt.address, Call(loop.event())
             try:
-                reply = await self._attempt(loop, request, attempt, call)
+                reply = await self._attempt(home, request, attempt, call)
             except DynamoError as error:
                 if self._closed:
-                    raise
+                    raise ConnectionFailed("the client was closed", maybe_applied=attempts.may_be_applied(error)) from None
                 # A connection that served before may have died of a restart of its node long ago; that says nothing about the node now.
                 stale = call.used and isinstance(error, ConnectionFailed) and address not in revived
                 if stale:
@@ -118,36 +136,39 @@ class AsyncClient(AsyncVerbsOfDefault):
             if not attempts.was_busy:
                 self._nodes.failed(address, loop.now())
 
-    async def _attempt(self, loop: Loop, request: Request, attempt: Attempt, call: Call) -> Message:
+    async def _attempt(self, home: Home, request: Request, attempt: Attempt, call: Call) -> Message:
         """Ask one node once, within the time of the attempt."""
-
+        loop = home.loop
         now = loop.now()
         until = now + attempt.wait_s
 
         async def ask() -> Message:
-            channel = await self._channel(loop, attempt.address, min(until, now + attempt.dial_s))
+            channel = await self._channel(home, attempt.address, min(until, now + attempt.dial_s))
             return await channel.exchange(request, attempt.time_ms, call)
 
         try:
-            return await loop.until(until, ask)
+            return await loop.until(until, ask, home.hurry)
         except DynamoError:
             raise
         except TimeoutError:
-            channel = self._channels.get(attempt.address)
+            channel = home.channels.get(attempt.address)
             if channel is not None:
                 channel.timed_out(call)
             raise Timeout(f"{attempt.address} did not answer in time", maybe_applied=call.sent) from None
 
-    async def _channel(self, loop: Loop, address: str, until: float) -> Channel:
+    async def _channel(self, home: Home, address: str, until: float) -> Channel:
         """The connection to a node, opened by one task for all that want it. Raises what opening it raises."""
-        channel = self._channels.get(address)
+        channel = home.channels.get(address)
         if channel is None or not channel.usable():
-            async with self._dialling.setdefault(address, loop.lock()):
-                channel = self._channels.get(address)
+            async with home.dialling.setdefault(address, home.loop.lock()):
+                channel = home.channels.get(address)
                 if channel is None or not channel.usable():
-                    before, channel = channel, await Channel.open(address, self._cluster_id, loop, until)
+                    if self._closed:
+                        raise ConnectionFailed("the client was closed")
+                    before, channel = channel, await Channel.open(address, self._cluster_id, home.loop, until)
+                    home.used = True
                     channel.replaces(before)
-                    self._channels[address] = channel
+                    home.channels[address] = channel
                     self._check(channel)
         return channel
 
@@ -160,17 +181,26 @@ class AsyncClient(AsyncVerbsOfDefault):
             channel.end(error)
             raise error
 
-    def _here(self) -> Loop:
-        """The loop that runs. What an earlier one has left behind is forgotten: its end broke every connection."""
+    def _here(self) -> Home:
+        """The home of the loop that runs. Those of loops that have ended, and of another process, are given up."""
         if self._closed:
             raise RuntimeError("the client is closed")
         loop = running()
-        home = loop.identity()
-        if home is not self._home:
-            if any(channel.broken is None for channel in self._channels.values()):
-                raise RuntimeError("an AsyncClient belongs to one event loop at a time; make one for each")
-            self._home, self._channels, self._dialling = home, {}, {}
-        return loop
+        identity, pid = loop.identity(), os.getpid()
+        for home in self._homes:
+            if home.identity is identity:
+                if home.pid != pid:
+                    raise RuntimeError("this event loop is a copy, by a fork, of one that runs in the parent; start another loop in the child")
+                return home
+        found = Home(loop, identity, pid)
+        for home in list(self._homes):
+            if home.over():
+                home.drop()
+                found.used |= home.used and home.pid == pid
+                with suppress(ValueError):  # another thread was faster
+                    self._homes.remove(home)
+        self._homes.append(found)
+        return found
 
 
 __all__ = ["AsyncBucket", "AsyncClient"]

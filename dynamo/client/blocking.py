@@ -20,6 +20,7 @@ from dynamo.client import verbs
 from dynamo.client.addresses import parse_addresses, seconds
 from dynamo.client.connection import Connection
 from dynamo.client.core import Attempts, Request, RetryPolicy
+from dynamo.client.lifetime import OfOneProcess, made_at, warn_unclosed
 from dynamo.client.pool import Pool
 from dynamo.client.verbs import Key, Place, Verb
 from dynamo.client.verbs_blocking import Verbs
@@ -27,9 +28,10 @@ from dynamo.errors import ConnectionFailed, DynamoError, Timeout, ValueTooLarge
 from dynamo.model.messages import Message
 
 T = TypeVar("T")
+PAUSE_S_MAX = 0.05
 
 
-class Client(Verbs):
+class Client(OfOneProcess, Verbs):
     """A cluster reached over the network: `Client("host:port,host:port")` or `Client("dynamo://host:port")`.
 
     Any of the addresses is enough; more keep the client working when a node is down. `timeout` in seconds bounds each call as a whole,
@@ -44,6 +46,7 @@ class Client(Verbs):
         self._place = Place.named("default")
         self._pool = Pool(self._addresses, self._retry)
         self._closed = False
+        self._made_at = made_at()
 
     def bucket(self, name: str | bytes, *, resolver: Resolver | None = None, codec: Codec | None = None) -> Bucket:
         """The verbs on another bucket, with a rule that merges siblings and a codec for values, if given."""
@@ -62,9 +65,21 @@ class Client(Verbs):
         return self._run(verbs.stats(), timeout)
 
     def close(self) -> None:
-        """Close the idle connections. Calls under way in other threads end; later ones raise RuntimeError."""
+        """Close the connections. Calls under way in other threads end with ConnectionFailed; later ones raise RuntimeError.
+
+        In a forked child it closes the child's copies of the descriptors, and leaves the parent's connections as they are.
+        """
         self._closed = True
         self._pool.close()
+
+    def __del__(self) -> None:
+        pool: Pool | None = getattr(self, "_pool", None)
+        if pool is None or self._closed:
+            return
+        self._closed = True
+        if pool.used and pool.pid == os.getpid():
+            warn_unclosed(self, self._made_at)
+        pool.close()
 
     def __enter__(self) -> Client:
         self._here()
@@ -92,7 +107,7 @@ class Client(Verbs):
         while True:
             attempt = attempts.next(monotonic())
             if attempt.pause_s:
-                sleep(attempt.pause_s)
+                self._pause(pool, attempt.pause_s)
             now = monotonic()
             until = now + attempt.wait_s
             connection: Connection | None = None
@@ -102,6 +117,8 @@ class Client(Verbs):
                 connection = (pool.take if wait_s is None else pool.probe)(attempt.address, dial_until)
                 reply = connection.exchange(request, attempt.time_ms, until)
             except DynamoError as error:
+                if pool.closed:
+                    raise ConnectionFailed("the client was closed", maybe_applied=attempts.may_be_applied(error)) from None
                 # A connection that served before may have died of a restart of its node long ago; that says nothing about the node now.
                 stale = connection is not None and connection.used and isinstance(error, ConnectionFailed)
                 if stale or isinstance(error, Timeout):
@@ -120,7 +137,14 @@ class Client(Verbs):
                     pool.failed(attempt.address)
             finally:
                 if connection is not None:  # also when interrupted: a reply under way must not meet the next request
-                    connection.close()
+                    pool.drop(connection)
+
+    @staticmethod
+    def _pause(pool: Pool, seconds: float) -> None:
+        """Sleep, in pieces: the client may be closed meanwhile."""
+        until = monotonic() + seconds
+        while not pool.closed and (left := until - monotonic()) > 0:
+            sleep(min(left, PAUSE_S_MAX))
 
     def _here(self) -> Pool:
         """The pool of this process. Raises RuntimeError after `close`."""
@@ -131,7 +155,7 @@ class Client(Verbs):
         return self._pool
 
 
-class Bucket(Verbs):
+class Bucket(OfOneProcess, Verbs):
     """The verbs on one bucket of a client, whose connections and time-out it uses. Made by `Client.bucket`. It has nothing of its own to close."""
 
     def __init__(self, client: Client, place: Place) -> None:

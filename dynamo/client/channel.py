@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from itertools import count
 
 from dynamo.client import connection
@@ -70,6 +71,8 @@ class Channel:
         self._before: Channel | None = None
         self._used = False
         self._tasks = 0
+        self._spawned: list[object] = []
+        self._abandoned = False
 
     @classmethod
     async def open(cls, address: str, cluster_id: bytes, loop: Loop, deadline: float) -> Channel:
@@ -78,9 +81,13 @@ class Channel:
         Raises OtherCluster, ConnectionFailed, ProtocolError, Timeout or the node's own refusal; no request was sent then.
         """
         won = await race.connect_async(address, Introduction(address, cluster_id), loop, deadline)
-        race.notice_silence(won.sock)
-        channel = cls(address, won, loop)
-        channel._spawn(channel._receive_all)
+        try:
+            race.notice_silence(won.sock)
+            channel = cls(address, won, loop)
+            channel._spawn(channel._receive_all)
+        except BaseException:
+            won.sock.close()
+            raise
         return channel
 
     async def exchange(self, request: Request, time_ms: int, call: Call) -> Message:
@@ -100,12 +107,18 @@ class Channel:
                 self.end(ConnectionFailed(f"{self.address} did not answer in time"))
 
     async def _exchange(self, request_id: int, frame: bytes, call: Call) -> Message:
-        await self._window.enter(call.size)
-        call.began = self._loop.now()
-        call.used = self._used
-        call.sent = True
-        self._calls[request_id] = call
-        self._push(frame)
+        try:
+            await self._window.enter(request_id, call.size)
+            call.began = self._loop.now()
+            call.used = self._used
+            call.sent = True
+            self._calls[request_id] = call
+            self._push(frame)
+        except BaseException:
+            if request_id in self._calls:  # interrupted while sending: perhaps half a frame has left
+                self.end(ConnectionFailed(f"{self.address}: interrupted while sending"))
+            self._window.leave(request_id)
+            raise
         await call.done.wait()
         if call.reply is not None:
             return call.reply
@@ -129,6 +142,31 @@ class Channel:
             self._sock.shutdown(socket.SHUT_RDWR)  # wakes the tasks; the last of them closes the socket
         except OSError:
             return  # it has ended already, which wakes them too
+
+    def abandon(self) -> None:
+        """Close this process's descriptor of a connection whose loop is not run any more, or is another process's: nothing is sent or shut down."""
+        if self._abandoned:
+            return
+        self._abandoned = True
+        self.broken = self.broken or ConnectionFailed("the event loop has ended")
+        self._calls.clear()
+        for task in self._spawned:
+            self._loop.bury(task)
+        self._sock.close()
+        if self._before is not None:
+            self._before.abandon()
+
+    def end_at_rest(self, identity: object, error: DynamoError) -> None:
+        """End a connection whose loop rests: it may be run again, and must not find the socket then."""
+        self.end(error)
+        if self._sock.fileno() >= 0:
+            self._loop.unwatch(identity, self._sock)
+        self.abandon()
+
+    def wake(self) -> None:
+        """End the connection from any thread: the loop finds that out by itself."""
+        with suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
 
     def usable(self) -> bool:
         """Whether to begin requests on it: not once one has been waited for in vain, nor when it was at rest for so long that the way may have gone."""
@@ -174,6 +212,7 @@ class Channel:
             return
         if sent < len(frame):
             self._unsent += memoryview(frame)[sent:]
+            del self._spawned[1:]  # earlier ones of this kind have ended
             self._spawn(self._send_all)
 
     async def _send_all(self) -> None:
@@ -212,7 +251,7 @@ class Channel:
             if message[0] == m.ERROR and message[1] == 0:
                 raise hello.refusal(message)
             raise ProtocolError(f"{self.address} answered a request that was not asked")
-        self._window.leave(call.size)
+        self._window.leave(message[1])
         self._used = True
         try:
             check_answer(message)
@@ -240,11 +279,11 @@ class Channel:
                 raise
             finally:
                 self._tasks -= 1
-                if not self._tasks:
+                if not self._tasks and not self._abandoned:
                     self._sock.close()
                     self.ended.set()
 
-        self._loop.spawn(run)
+        self._spawned.append(self._loop.spawn(run))
 
 
 def _failed(address: str, error: OSError) -> ConnectionFailed:

@@ -6,7 +6,11 @@ closed and never used again: its late reply would be taken for the answer to the
 
 from __future__ import annotations
 
-import select
+import os
+import selectors
+import socket
+from collections.abc import Callable
+from contextlib import suppress
 from time import monotonic
 
 from dynamo.client.core import Request
@@ -19,6 +23,7 @@ from dynamo.wire import hello
 from dynamo.wire.frames import encode
 from dynamo.wire.messages import check_answer
 
+_Selector = getattr(selectors, "PollSelector", selectors.SelectSelector)  # some green threads leave a patched `select` without poll
 _RECEIVE_BYTES = 256 * 1024
 IDLE_S_MAX = 30.0
 """What was idle for longer is dialled anew: firewalls and routers forget flows without a word, and a request would find out by its time-out."""
@@ -27,17 +32,19 @@ IDLE_S_MAX = 30.0
 class Connection:
     """A greeted connection to `address`; `cluster_id` is what the node said its cluster is."""
 
-    __slots__ = ("_decoder", "_request_id", "_socket", "address", "cluster_id", "rested_at", "used")
+    __slots__ = ("__weakref__", "_decoder", "_request_id", "_socket", "_won", "address", "cluster_id", "pid", "rested_at", "used")
 
-    def __init__(self, address: str, deadline: float, cluster_id: bytes = b"") -> None:
-        """Connect and greet; a node of another cluster than `cluster_id`, if given, is refused.
+    def __init__(self, address: str, deadline: float, cluster_id: bytes = b"", check: Callable[[], None] | None = None) -> None:
+        """Connect and greet; a node of another cluster than `cluster_id`, if given, is refused. `check` is called now and then, to raise when
+        nobody wants the connection any more.
 
         Raises OtherCluster, ConnectionFailed, Timeout, ProtocolError or the node's own refusal; no request was sent then.
         """
         self.address = address
         self.used = False
+        self.pid = os.getpid()
         self._request_id = 0
-        won = race.connect(address, Introduction(address, cluster_id), deadline)
+        self._won = won = race.connect(address, Introduction(address, cluster_id), deadline, check)
         self._socket, self._decoder = won.sock, won.decoder
         self.cluster_id = won.said or b""
         race.notice_silence(self._socket)
@@ -67,12 +74,22 @@ class Connection:
         """Whether an idle connection was closed by the node, has bytes nobody asked for, or has been idle so long that the way may have gone."""
         if monotonic() - self.rested_at > IDLE_S_MAX:
             return True
-        poll = select.poll()
-        poll.register(self._socket, select.POLLIN)
-        return bool(poll.poll(0))
+        with _Selector() as selector:
+            selector.register(self._socket, selectors.EVENT_READ)
+            return bool(selector.select(0))
+
+    def wake(self) -> None:
+        """End the connection under the thread that waits on it."""
+        with suppress(OSError):  # it has ended already
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
+        """Close this process's descriptor. A copy in another process stays open, as nothing is shut down."""
         self._socket.close()
+
+    def __del__(self) -> None:
+        with suppress(AttributeError):  # it was never opened
+            self._won.sock.close()
 
     def _send(self, frame: bytes, deadline: float) -> None:
         self._socket.settimeout(_left(self.address, deadline))

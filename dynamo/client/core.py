@@ -123,7 +123,8 @@ class _Trouble:
 
 
 class Nodes:
-    """The addresses of a client and which of them failed lately. Not thread-safe: the shell holds its lock around each call."""
+    """The addresses of a client and which of them failed lately. Threads may share it: each step is one
+    operation of a dictionary, and what two of them tell at once may count twice."""
 
     def __init__(self, addresses: Sequence[str], policy: RetryPolicy, random: Random) -> None:
         assert addresses
@@ -134,11 +135,10 @@ class Nodes:
 
     def order(self, now: float) -> list[str]:
         """All addresses: those that work in random order, to spread the load, then those that failed, the one to recover first in front."""
-        away = {address: trouble.away_until for address, trouble in self._troubled.items() if trouble.away_until > now}
+        away = {address: trouble.away_until for address, trouble in self._troubled.copy().items() if trouble.away_until > now}
         up = [address for address in self._addresses if address not in away]
         self._random.shuffle(up)
-        if up and up[0] in self._troubled:
-            trouble = self._troubled[up[0]]
+        if up and (trouble := self._troubled.get(up[0])) is not None:
             trouble.away_until = now + self._span(trouble)  # this request goes to see; the others wait for what it finds
         return up + sorted(away, key=away.__getitem__)
 
@@ -230,6 +230,10 @@ class Attempts:
             self._queue.append(address)  # slow rather than gone, perhaps
         if not isinstance(error, self._policy.elsewhere):
             raise self._final_error()
+
+    def may_be_applied(self, error: DynamoError) -> bool:
+        """Whether the request may have been applied in any attempt, that which ended with this error included."""
+        return self._maybe_applied or (self._request.writes and error.maybe_applied)
 
     def _note(self, address: str, error: DynamoError, *, by_node: bool) -> None:
         if not any(met[0] == address and str(met[1]) == str(error) for met in self._errors):  # who is refused often does not keep each time

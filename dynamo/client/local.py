@@ -34,7 +34,6 @@ class LocalCalls:
         self._ids = count(1)
         self._waiting: dict[int, tuple[trio.Event, list[Message]]] = {}
         self._window = Window(loop_trio)  # so many that the node has room for them: who asks for more waits here, in the task that asks
-        self._sizes: dict[int, int] = {}  # of the requests that the node has, also of those that nobody waits for any more
 
     async def call(self, request: Request, deadline: float) -> Message:
         """The reply to a request. May be cancelled.
@@ -49,22 +48,22 @@ class LocalCalls:
         size = 0
         if request.writes:
             size = len(encode(request.message(request_id, 1)))  # what fits no frame could not be passed on either: ValueTooLarge, as over a socket
-        with trio.move_on_at(deadline) as entering:
-            await self._window.enter(size)
-        if entering.cancelled_caught:
-            raise Timeout("no time was left to try")
         try:
+            with trio.move_on_at(deadline) as entering:
+                await self._window.enter(request_id, size)
+            if entering.cancelled_caught:
+                raise Timeout("no time was left to try")
+            self._waiting[request_id] = done, replies
             self._port.send(request.message(request_id, node_ms(max(0.0, deadline - trio.current_time()))))
         except BaseException:
-            self._window.leave(size)
+            self._waiting.pop(request_id, None)
+            self._window.leave(request_id)
             raise
-        self._sizes[request_id] = size
-        self._waiting[request_id] = done, replies
         try:
             with trio.move_on_at(deadline):
                 await done.wait()
         finally:
-            del self._waiting[request_id]
+            self._waiting.pop(request_id, None)
         if not replies:
             raise Timeout("the node did not answer in time", maybe_applied=request.writes)
         reply = replies[0]
@@ -74,7 +73,7 @@ class LocalCalls:
 
     def _deliver(self, message: Message) -> None:
         """A reply; one that nobody waits for any more is dropped."""
-        self._window.leave(self._sizes.pop(message[1]))
+        self._window.leave(message[1])
         waiting = self._waiting.get(message[1])
         if waiting is not None:
             done, replies = waiting

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TypeVar
 
+from dynamo.client.loops import ENDED, RESTS, RUNS
 from dynamo.dialling.names import Waiting
 
 T = TypeVar("T")
@@ -21,18 +23,50 @@ def now() -> float:
     return asyncio.get_running_loop().time()
 
 
-def spawn(work: Callable[[], Awaitable[None]]) -> None:
+def spawn(work: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
     async def run() -> None:
         await work()
 
     task = asyncio.get_running_loop().create_task(run())
     _tasks.add(task)
     task.add_done_callback(_tasks.discard)
+    return task
 
 
-async def until(deadline: float, work: Callable[[], Awaitable[T]]) -> T:
-    async with asyncio.timeout_at(deadline):
-        return await work()
+def standing(identity: asyncio.AbstractEventLoop) -> int:
+    return ENDED if identity.is_closed() else RUNS if identity.is_running() else RESTS
+
+
+def tell(identity: asyncio.AbstractEventLoop, what: Callable[[], object]) -> None:
+    with suppress(RuntimeError):  # closed in this moment
+        identity.call_soon_threadsafe(what)
+
+
+def bury(task: asyncio.Task[None]) -> None:
+    _tasks.discard(task)
+    task._log_destroy_pending = False  # type: ignore[attr-defined]  # asyncio's own way to say that this is no mistake
+    coroutine = task.get_coro()
+    if coroutine is not None:
+        coroutine.close()  # what it waits for does not touch the loop then
+
+
+def unwatch(identity: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
+    identity.remove_reader(sock)
+    identity.remove_writer(sock)
+
+
+async def until(deadline: float, work: Callable[[], Awaitable[T]], hurry: set[Callable[[], object]]) -> T:
+    async with asyncio.timeout_at(deadline) as limit:
+
+        def expire() -> None:
+            with suppress(RuntimeError):  # it is late already, or over
+                limit.reschedule(now())
+
+        hurry.add(expire)
+        try:
+            return await work()
+        finally:
+            hurry.discard(expire)
 
 
 async def first_ready(waiting: Waiting, until: float) -> None:
@@ -50,22 +84,30 @@ async def first_ready(waiting: Waiting, until: float) -> None:
 
 async def readable(sock: socket.socket) -> None:
     loop = asyncio.get_running_loop()
-    ready = loop.create_future()
-    loop.add_reader(sock, _wake, ready)
+    ready, abandoned = loop.create_future(), False
     try:
+        loop.add_reader(sock, _wake, ready)
         await ready
+    except GeneratorExit:
+        abandoned = True  # see `bury`
+        raise
     finally:
-        loop.remove_reader(sock)
+        if not abandoned:
+            loop.remove_reader(sock)
 
 
 async def writable(sock: socket.socket) -> None:
     loop = asyncio.get_running_loop()
-    ready = loop.create_future()
-    loop.add_writer(sock, _wake, ready)
+    ready, abandoned = loop.create_future(), False
     try:
+        loop.add_writer(sock, _wake, ready)
         await ready
+    except GeneratorExit:
+        abandoned = True
+        raise
     finally:
-        loop.remove_writer(sock)
+        if not abandoned:
+            loop.remove_writer(sock)
 
 
 def _wake(ready: asyncio.Future[None]) -> None:

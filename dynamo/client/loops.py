@@ -17,6 +17,9 @@ from dynamo.dialling.names import Waiting
 T = TypeVar("T")
 
 
+RUNS, RESTS, ENDED = range(3)
+
+
 class Event(Protocol):
     """Set once."""
 
@@ -35,11 +38,23 @@ class Loop(Protocol):
     def event(self) -> Event: ...
     def lock(self) -> AbstractAsyncContextManager[object]: ...
 
-    def spawn(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Run beside everything else, until it ends or the loop does, which cancels it."""
+    def spawn(self, work: Callable[[], Awaitable[None]]) -> object:
+        """Run beside everything else, until it ends or the loop does, which cancels it. Returns what `bury` takes."""
 
-    async def until(self, deadline: float, work: Callable[[], Awaitable[T]]) -> T:
-        """The result of `work`, or TimeoutError when it takes longer."""
+    def standing(self, identity: Any) -> int:
+        """How it is with a loop from outside: RUNS (in some thread), RESTS (it may be run again) or ENDED."""
+
+    def tell(self, identity: Any, what: Callable[[], object]) -> None:
+        """Call `what` in a loop that runs in another thread, if it still does."""
+
+    def bury(self, task: Any) -> None:
+        """Forget a task of a loop that has ended or rests, or of another process: it is never run again, and must not touch the loop."""
+
+    def unwatch(self, identity: Any, sock: socket.socket) -> None:
+        """Take a socket out of a loop of this process that rests."""
+
+    async def until(self, deadline: float, work: Callable[[], Awaitable[T]], hurry: set[Callable[[], object]]) -> T:
+        """The result of `work`, or TimeoutError when it takes longer. `hurry` holds meanwhile what, called in this loop, makes it late at once."""
 
     async def first_ready(self, waiting: Waiting, until: float) -> None:
         """Wait until one of the sockets is ready for what is to be done with it, or the time has come."""

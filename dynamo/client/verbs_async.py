@@ -11,6 +11,7 @@ from dynamo.api.context import Context
 from dynamo.api.result import Resolver, Result
 from dynamo.api.update import MISSING, Change
 from dynamo.client import many, verbs
+from dynamo.client.lifetime import OfOneProcess
 from dynamo.client.many import Tokens, Values
 from dynamo.client.scan import Scan
 from dynamo.client.verbs import Key, Place, Token, Verb
@@ -66,7 +67,7 @@ class AsyncVerbs:
         return AsyncResults(self, Scan(self._place, prefix, limit, cursor), timeout)
 
 
-class AsyncResults:
+class AsyncResults(OfOneProcess):
     """The results of a scan. No generator: one that is left in the middle would have to be closed, and here there is nothing to close."""
 
     def __init__(self, verbs: AsyncVerbs, scan: Scan, timeout: float | None) -> None:
@@ -101,7 +102,7 @@ class AsyncVerbsOfDefault(AsyncVerbs):
         return AsyncBucket(self, Place.named(name, codec, resolver))
 
 
-class AsyncBucket(AsyncVerbs):
+class AsyncBucket(OfOneProcess, AsyncVerbs):
     """The verbs on one bucket of an AsyncClient or a Node. Made by their `bucket`. It has nothing of its own to close."""
 
     def __init__(self, owner: AsyncVerbsOfDefault, place: Place) -> None:

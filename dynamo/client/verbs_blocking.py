@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -10,6 +11,7 @@ from dynamo.api.context import Context
 from dynamo.api.result import Resolver, Result
 from dynamo.api.update import MISSING, Change
 from dynamo.client import many, verbs
+from dynamo.client.lifetime import OfOneProcess
 from dynamo.client.many import Tokens, Values
 from dynamo.client.scan import Scan
 from dynamo.client.verbs import Key, Place, Token, Verb
@@ -84,11 +86,7 @@ class Verbs:
 
         A result's `cursor` given to another scan of the bucket goes on behind that key. Keys written meanwhile may or may not be seen.
         """
-        return self._pages(Scan(self._place, prefix, limit, cursor), timeout)
-
-    def _pages(self, scan: Scan, timeout: float | None) -> Iterator[Result]:
-        while not scan.done:
-            yield from self._run(scan.page(), timeout)
+        return Results(self, Scan(self._place, prefix, limit, cursor), timeout)
 
     # --- dict sugar -----------------------------------------------------------------------------------------------------------------
 
@@ -112,3 +110,23 @@ class Verbs:
         return self.get(key).found
 
     __iter__ = None  # keys come from `scan`; without this line Python would try self[0], self[1], ...
+
+
+class Results(OfOneProcess):
+    """The results of a scan. There is nothing to close."""
+
+    def __init__(self, verbs: Verbs, scan: Scan, timeout: float | None) -> None:
+        self._verbs = verbs
+        self._scan = scan
+        self._timeout = timeout
+        self._page: deque[Result] = deque()
+
+    def __iter__(self) -> Results:
+        return self
+
+    def __next__(self) -> Result:
+        while not self._page:
+            if self._scan.done:
+                raise StopIteration
+            self._page.extend(self._verbs._run(self._scan.page(), self._timeout))
+        return self._page.popleft()

@@ -12,53 +12,47 @@ BYTES_MAX = 16 << 20
 
 
 class Window:
-    """First come, first served."""
+    """First come, first served. Who is in, or waits, is known by a number; to leave twice, or without having entered, is harmless, so that whoever
+    was interrupted may leave without knowing how far it came."""
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
-        self._requests = 0
-        self._bytes = 0
-        self._queue: deque[tuple[int, Event]] = deque()
+        self._inside: dict[int, int] = {}  # sizes by number
+        self._queue: deque[tuple[int, int, Event]] = deque()
         self._closed: DynamoError | None = None
 
-    async def enter(self, size: int) -> None:
-        """Wait for room for a request of `size` bytes. Raises what the window was closed with. May be cancelled."""
+    async def enter(self, number: int, size: int) -> None:
+        """Wait for room for a request of `size` bytes. Raises what the window was closed with. Whoever is cancelled, or interrupted, has to leave."""
         if self._closed is None and not self._queue and self._fits(size):
-            self._begin(size)
+            self._inside[number] = size
         elif self._closed is None:
-            entry = size, self._loop.event()
+            entry = number, size, self._loop.event()
             self._queue.append(entry)
             try:
-                await entry[1].wait()
+                await entry[2].wait()
             except BaseException:
                 if entry in self._queue:
                     self._queue.remove(entry)
-                elif self._closed is None:  # let in, and cancelled in the same moment
-                    self.leave(size)
                 raise
         if self._closed is not None:
             raise type(self._closed)(str(self._closed))
 
-    def leave(self, size: int) -> None:
-        """A request that was let in has its answer, or was not sent after all."""
-        self._requests -= 1
-        self._bytes -= size
-        # Invariant: who leaves has entered.
-        assert self._requests >= 0 and self._bytes >= 0
-        while self._queue and self._fits(self._queue[0][0]):
-            waiting, let_in = self._queue.popleft()
-            self._begin(waiting)
+    def leave(self, number: int) -> None:
+        """A request has its answer, or was not sent after all."""
+        self._inside.pop(number, None)
+        while self._queue and self._fits(self._queue[0][1]):
+            waiting, size, let_in = self._queue[0]
+            self._inside[waiting] = size
             let_in.set()
+            self._queue.popleft()
 
     def close(self, error: DynamoError) -> None:
         """Let nobody in any more."""
         self._closed = error
         while self._queue:
-            self._queue.popleft()[1].set()
+            self._queue[0][2].set()
+            self._queue.popleft()
 
     def _fits(self, size: int) -> bool:
-        return not self._requests or (self._requests < REQUESTS_MAX and self._bytes + size <= BYTES_MAX)
-
-    def _begin(self, size: int) -> None:
-        self._requests += 1
-        self._bytes += size
+        inside = self._inside
+        return not inside or (len(inside) < REQUESTS_MAX and sum(inside.values()) + size <= BYTES_MAX)

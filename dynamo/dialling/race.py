@@ -11,7 +11,7 @@ import os
 import select
 import socket
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import monotonic
 from typing import Generic, Protocol, TypeVar
@@ -24,6 +24,7 @@ from dynamo.wire.frames import ANSWER_ELEMENTS_MAX, FrameDecoder
 
 STAGGER_S, STAGGER_S_MIN = 0.25, 0.01  # between the beginnings of two attempts
 PARALLEL_MAX = 32
+CHECK_S = 0.05  # between looks at whether a connection is still wanted
 SILENCE_MS = 3_000  # more than three losses of one packet in a row, on most networks
 _RECEIVE_BYTES = 64 * 1024
 _UNDER_WAY = (errno.EINPROGRESS, errno.EALREADY, errno.EWOULDBLOCK)
@@ -201,8 +202,9 @@ class Race(Generic[T]):
         return Timeout(f"{self._address} did not {did_not} in time{met}")
 
 
-def connect(address: str, greeting: Greeting[T], deadline: float) -> Won[T]:
-    """A greeted connection to the node at `address`, made in this thread until `deadline`, the look-up of its name included.
+def connect(address: str, greeting: Greeting[T], deadline: float, check: Callable[[], None] | None = None) -> Won[T]:
+    """A greeted connection to the node at `address`, made in this thread until `deadline`, the look-up of its name included. `check` is called every
+    some hundredths of a second, and raises when nobody wants the connection any more.
 
     Raises ConnectionFailed, Timeout, ProtocolError or what the greeting is refused with; no request was sent then.
     """
@@ -213,13 +215,21 @@ def connect(address: str, greeting: Greeting[T], deadline: float) -> Won[T]:
         raise Timeout(f"{address}: {error}") from None
     except OSError as error:
         raise unknown(address, error) from None
-    race = Race(address, targets, greeting, now, deadline)
+    race, won = Race(address, targets, greeting, now, deadline), None
     try:
         while (won := race.step(monotonic())) is None:
-            _wait(race.waiting, race.wake_at - monotonic())
-    finally:
+            left = race.wake_at - monotonic()
+            if check is not None:
+                check()
+                left = min(left, CHECK_S)
+            _wait(race.waiting, left)
         race.close()
-    return won
+        return won
+    except BaseException:
+        race.close()
+        if won is not None:  # interrupted
+            won.sock.close()
+        raise
 
 
 async def connect_async(address: str, greeting: Greeting[T], loop: Loop, deadline: float) -> Won[T]:
@@ -230,13 +240,17 @@ async def connect_async(address: str, greeting: Greeting[T], loop: Loop, deadlin
         raise Timeout(f"{address}: {error}") from None
     except OSError as error:
         raise unknown(address, error) from None
-    race = Race(address, targets, greeting, loop.now(), deadline)
+    race, won = Race(address, targets, greeting, loop.now(), deadline), None
     try:
         while (won := race.step(loop.now())) is None:
             await loop.first_ready(race.waiting, race.wake_at)
-    finally:
         race.close()
-    return won
+        return won
+    except BaseException:
+        race.close()
+        if won is not None:  # interrupted
+            won.sock.close()
+        raise
 
 
 def notice_silence(sock: socket.socket) -> None:

@@ -116,8 +116,12 @@ class SocketWaker:
 
     def __init__(self) -> None:
         self._reading, self._writing = socket.socketpair()
-        self._reading.setblocking(False)
-        self._writing.setblocking(False)
+        try:
+            self._reading.setblocking(False)
+            self._writing.setblocking(False)
+        except BaseException:
+            self.close()
+            raise
         self.descriptor = self._reading.fileno()
 
     def wake(self) -> None:
@@ -148,7 +152,12 @@ def make_poller() -> tuple[Poller, Waker]:
     nested = asked != "portable" and nesting_works()
     if asked == "nested" and not nested:
         raise ConfigError(f"{VARIABLE}: this system has no nested polling; leave it unset")
-    return (NestedPoller() if nested else PortablePoller()), (EventWaker() if nested else SocketWaker())
+    poller: Poller = NestedPoller() if nested else PortablePoller()
+    try:
+        return poller, (EventWaker() if nested else SocketWaker())
+    except BaseException:
+        poller.close()
+        raise
 
 
 def nesting_works() -> bool:

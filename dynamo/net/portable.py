@@ -129,6 +129,8 @@ class PortablePoller:
         try:
             while self._unwatched:
                 await trio.sleep(LOOK_S)
+                if not hasattr(select, "poll"):  # some green threads take it away; then an end is noticed when it is read or written again
+                    continue
                 poll = select.poll()
                 for descriptor in self._unwatched:
                     poll.register(descriptor, 0)

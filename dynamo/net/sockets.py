@@ -34,8 +34,10 @@ def listen(address: str) -> socket.socket:
         sock.bind(target)
         sock.listen(BACKLOG)
         sock.setblocking(False)
-    except OSError as error:
+    except BaseException as error:
         sock.close()
+        if not isinstance(error, OSError):  # an interruption
+            raise
         if error.errno == errno.EADDRINUSE:
             raise ConfigError(f"listen: {address} is in use by another process; stop it or choose another port (0 takes a free one)") from None
         raise ConfigError(f"listen: {address}: {error.strerror}") from None

@@ -13,7 +13,7 @@ this module.
 from __future__ import annotations
 
 import os
-import select
+import selectors
 import signal
 import subprocess
 import sys
@@ -25,6 +25,7 @@ from types import TracebackType
 import dynamo
 from dynamo.errors import DynamoError
 
+_Selector = getattr(selectors, "PollSelector", selectors.SelectSelector)
 READY_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 10.0
 
@@ -60,8 +61,12 @@ class ServedNode:
 
     def start(self, join: Sequence[str] = ()) -> None:
         """Start the child and wait until it is ready. Raises NodeDied."""
-        self.launch(join)
-        self.wait_ready()
+        try:
+            self.launch(join)
+            self.wait_ready()
+        except BaseException:
+            self.kill()
+            raise
 
     def launch(self, join: Sequence[str] = ()) -> None:
         """Start the child; `wait_ready` waits for it."""
@@ -85,7 +90,9 @@ class ServedNode:
         assert self._process is not None and self._process.stdout is not None
         line, deadline, out = b"", monotonic() + timeout_s, self._process.stdout.fileno()
         while not line.endswith(b"\n"):
-            readable, _, _ = select.select([out], [], [], max(0.0, deadline - monotonic()))
+            with _Selector() as selector:  # select(2) takes no descriptor above 1,023
+                selector.register(out, selectors.EVENT_READ)
+                readable = selector.select(max(0.0, deadline - monotonic()))
             piece = os.read(out, 4096) if readable else b""
             if not piece:
                 self.kill()
@@ -107,12 +114,15 @@ class ServedNode:
 
     def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> int:
         """SIGTERM, wait for the orderly end, SIGKILL after the time; returns the exit code (0 when orderly)."""
-        self.signal(signal.SIGTERM)
         try:
+            self.signal(signal.SIGTERM)
             return self._reap(timeout_s)
         except subprocess.TimeoutExpired:
             self.kill()
             return -signal.SIGKILL
+        except BaseException:  # interrupted: nobody will wait for it any more
+            self.kill()
+            raise
 
     def log_tail(self, bytes_max: int = 2000) -> str:
         """The end of what the child said on stderr."""
@@ -154,13 +164,18 @@ class ServedCluster:
             node.wait_ready(deadline - monotonic())
 
     def stop(self) -> None:
-        """End all nodes: all are asked first, so that they drain side by side, and have the time of one."""
-        for node in self.nodes:
-            node.signal(signal.SIGCONT)
-            node.signal(signal.SIGTERM)
-        deadline = monotonic() + STOP_TIMEOUT_S
-        for node in self.nodes:
-            node.stop(max(0.0, deadline - monotonic()))
+        """End all nodes: all are asked first, so that they drain side by side, and have the time of one. Interrupted, it kills them."""
+        try:
+            for node in self.nodes:
+                node.signal(signal.SIGCONT)
+                node.signal(signal.SIGTERM)
+            deadline = monotonic() + STOP_TIMEOUT_S
+            for node in self.nodes:
+                node.stop(max(0.0, deadline - monotonic()))
+        except BaseException:
+            for node in self.nodes:
+                node.kill()
+            raise
 
     def __enter__(self) -> ServedCluster:
         try:

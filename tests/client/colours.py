@@ -39,7 +39,8 @@ class _Async:
         return found
 
     def close(self) -> None:
-        """Its connections ended with the loop of the last run."""
+        """Its connections ended with the loop of the last run; any loop will do."""
+        trio.run(self.client.close)
 
 
 class OnTrio(_Async):
