@@ -17,6 +17,7 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
+from dynamo._core import CORE
 from dynamo.client.core import RetryPolicy
 from dynamo.replication import actor
 from dynamo.testing.checkers import Violation, check, last_writes_lost
@@ -205,7 +206,7 @@ def run_many(seeds: Iterable[int], *, jobs: int = 1, profile: Profile = FULL, bu
     if jobs <= 1:
         yield from map(one, seeds)
         return
-    pool = ProcessPoolExecutor(jobs, initializer=_prepare)
+    pool = ProcessPoolExecutor(jobs, initializer=_prepare, initargs=(CORE,))
     try:
         # The core that is free takes the next seed, so all end together. Some ahead, so that a long one holds up nobody; not all, so that whoever
         # stops early has not to wait for them.
@@ -218,8 +219,10 @@ def run_many(seeds: Iterable[int], *, jobs: int = 1, profile: Profile = FULL, bu
         pool.shutdown(cancel_futures=True)
 
 
-def _prepare() -> None:
-    """What a worker process has from its parent is no garbage and is not looked through again; what a run leaves is, when there is enough of it."""
+def _prepare(core: str) -> None:
+    """A worker runs on the core of its parent, which says what was run. What it has from its parent is no garbage and is not looked through again; what
+    a run leaves is, when there is enough of it."""
+    assert core == CORE, f"a worker process runs on the {CORE} core, its parent on the {core} one"
     gc.collect()
     gc.freeze()
     gc.disable()

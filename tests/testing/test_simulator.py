@@ -20,6 +20,7 @@ import pytest
 
 import dynamo
 from dynamo.testing import Faults, Report, run, run_many
+from dynamo.testing.cluster import child_environment
 from dynamo.testing.events import World
 from dynamo.testing.history import ACKNOWLEDGED, REFUSED, UNKNOWN
 from dynamo.testing.runner import FULL, SHORT, Profile
@@ -104,8 +105,8 @@ def test_same_seed_same_trace_under_any_hash_seed() -> None:
     traces = set()
     for hash_seed in ("0", "1", "4711"):
         process = subprocess.run(
-            [sys.executable, "-c", program],
-            env={**os.environ, "PYTHONHASHSEED": hash_seed}, capture_output=True, text=True, timeout=100, check=True,
+            [sys.executable, "-P", "-c", program],
+            env={**child_environment(), "PYTHONHASHSEED": hash_seed}, capture_output=True, text=True, timeout=100, check=True,
         )  # fmt: skip
         traces.add(process.stdout)
     assert len(traces) == 1
@@ -130,8 +131,8 @@ def test_fault_points_can_be_forced() -> None:
 class TestCommand:
     @staticmethod
     def simulate(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "dynamo", "simulate", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+        command = [sys.executable, "-P", "-m", "dynamo", "simulate", *arguments]
+        return subprocess.run(command, env=child_environment(), capture_output=True, text=True, timeout=100, check=False)
 
     def test_a_clean_range_says_nothing_and_exits_0(self) -> None:
         process = self.simulate("--seeds", "0:2", "--short", "--jobs", "1")
