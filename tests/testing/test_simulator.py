@@ -144,6 +144,22 @@ class TestCommand:
         assert [line["seed"] for line in lines] == [0, 1]
         assert lines[1]["trace_hash"] == run(1, profile=SHORT).trace_hash != lines[0]["trace_hash"]
 
+    def test_a_run_that_was_ended_is_resumed_behind_its_last_whole_line(self, tmp_path: Path) -> None:
+        whole = self.simulate("--seeds", "0:3", "--short", "--jobs", "2", "-o", "json").stdout
+        lines = whole.splitlines(keepends=True)
+        ended = tmp_path / "done.json"
+        ended.write_text(lines[0] + lines[1][:20])
+        assert self.simulate("--seeds", "0:3", "--short", "-o", "json", "--resume", str(ended)).stdout == "".join(lines[1:])
+        failed = json.loads(lines[0]) | {"violations": [{"checker": "lost"}]}
+        ended.write_text(json.dumps(failed) + "\n" + lines[1] + lines[2])
+        process = self.simulate("--seeds", "0:3", "--short", "-o", "json", "--resume", str(ended))
+        assert (process.returncode, process.stdout) == (1, "") and "1 of 3 seeds" in process.stderr
+        assert "seed 0 shows none any more" in process.stderr and "replay: " in process.stderr
+        ended.write_text(lines[0] + lines[1][:20] + lines[1] + lines[2])  # appended to behind a line that was cut off
+        assert self.simulate("--seeds", "0:3", "--short", "-o", "json", "--resume", str(ended)).stdout == lines[1]
+        ended.write_text("no JSON\n")
+        assert self.simulate("--seeds", "0:3", "--resume", str(ended)).returncode == 2
+
     @pytest.mark.parametrize("seeds", ["5", "x", "3:3", "5:2"])
     def test_ranges(self, seeds: str) -> None:
         assert self.simulate("--seeds", seeds, "--short").returncode == (0 if seeds == "5" else 2)
