@@ -202,6 +202,7 @@ def refill(asked: argparse.Namespace) -> bool:
 @contextmanager
 def served(asked: argparse.Namespace) -> Iterator[ServedCluster]:
     with tempfile.TemporaryDirectory() as directory, ServedCluster(directory, flags=("--durability", asked.durability)) as cluster:
+        cluster.check_core(CORE)
         yield cluster
 
 

@@ -102,7 +102,7 @@ def cluster(scratch: Path, durability: str, *, pure: bool = False) -> Iterator[S
     """Three nodes with N=3 R=W=2, which end with the block."""
     directory = scratch / f"{durability}-{'pure' if pure else 'compiled'}"
     served = ServedCluster(directory, 3, ("--durability", durability))
-    before = os.environ.pop("DYNAMO_PURE", None)
+    before = os.environ.get("DYNAMO_PURE")
     if pure:
         os.environ["DYNAMO_PURE"] = "1"
     try:  # while the nodes start: the load generator, which is started later, is the same for all
@@ -111,25 +111,28 @@ def cluster(scratch: Path, durability: str, *, pure: bool = False) -> Iterator[S
         served.stop()
         raise
     finally:
-        os.environ.pop("DYNAMO_PURE", None)
+        if pure:
+            os.environ.pop("DYNAMO_PURE", None)
         if before is not None:
             os.environ["DYNAMO_PURE"] = before
     try:
+        served.check_core("pure" if pure else CORE)
         yield served
     finally:
         served.stop()
 
 
 class Side:
-    """One side of a contest: servers under a load. The keys are written before the first turn. `generator_cpu`: the most that a process of the
-    load generator took of a processor; near 1, it may be what was measured."""
+    """One side of a contest: servers under a load. The keys are written before the first turn. `core`: what our nodes must run on. `generator_cpu`: the
+    most that a process of the load generator took of a processor; near 1, it may be what was measured."""
 
-    def __init__(self, addresses: Sequence[str], size: Size, protocol: str = "dynamo") -> None:
+    def __init__(self, addresses: Sequence[str], size: Size, protocol: str = "dynamo", core: str = CORE) -> None:
+        self._core = core
         self._base = Plan(tuple(addresses), distribution="uniform", protocol=protocol, connections=size.connections, processes=size.processes,
                           keys=size.keys, seconds=size.seconds, warm_up_s=size.seconds / 4, load=False)  # fmt: skip
         self.generator_cpu = 0.0
         pipeline = 1 if protocol in PEERS and not PEERS[protocol].PIPELINED else 16
-        run(replace(self._base, workload="get", pipeline=pipeline, load=True, seconds=0.1))
+        run(replace(self._base, workload="get", pipeline=pipeline, load=True, seconds=0.1), nodes_core=core)
 
     def turn(self, workload: str, pipeline: int, *, rate: float = 0.0, times: int = 1) -> Measured:
         """Load the servers for `times` turns in one: as much as they take or, with a `rate`, so many operations a second. Raises RuntimeError if any
@@ -141,7 +144,7 @@ class Side:
 
     def load(self, workload: str, pipeline: int, **changes: Any) -> Measured:
         """Load the servers for a turn, whatever comes of it. `changes`: of the plan, see `dynamo.bench.Plan`."""
-        (measured,) = run(replace(self._base, workload=workload, pipeline=pipeline, **changes))
+        (measured,) = run(replace(self._base, workload=workload, pipeline=pipeline, **changes), nodes_core=self._core)
         self.generator_cpu = max(self.generator_cpu, measured.cpu_s / measured.seconds / self._base.processes)
         return measured
 

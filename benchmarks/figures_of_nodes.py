@@ -15,6 +15,7 @@ from availability import Clients, wait_until
 from contests import Row, Side, Size, Wanted, cluster, contest, number, row_of, skipped
 
 import dynamo
+from dynamo._core import CORE
 from dynamo.bench import Measured
 from dynamo.bench.load import Connection
 from dynamo.bench.protocols import DynamoTalk
@@ -151,6 +152,7 @@ def idle_connections(size: Size, scratch: Path, wanted: Wanted) -> Iterator[Row]
             node = ServedNode("idle", scratch / f"idle-{at}", ("--durability", "memory"))
             stack.callback(node.stop)
             node.start()
+            node.check_core(CORE)
 
             def connect(count: int, node: ServedNode = node, stack: ExitStack = stack) -> None:
                 for _ in range(count):

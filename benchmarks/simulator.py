@@ -13,6 +13,7 @@ import gc
 from statistics import median
 from time import process_time
 
+from dynamo._core import CORE
 from dynamo.testing import Faults, run
 from dynamo.testing.runner import build
 from dynamo.testing.workloads import Mix, Worker
@@ -42,6 +43,7 @@ def main() -> None:
     options.add_argument("--seeds", type=int, default=20, choices=range(1, 1000), metavar="N")
     options.add_argument("--runs", type=int, default=5, choices=range(1, 1000), metavar="N")
     asked = options.parse_args()
+    print(f"{CORE} core")  # all runs in this process
     runs = [busy_cluster() for _ in range(asked.runs)]
     times = sorted(run[0] for run in runs)
     print(f"busy cluster: {median(times):.0f} times as fast as real time ({times[0]:.0f}-{times[-1]:.0f}), {runs[0][1]:.0f} requests a second, "

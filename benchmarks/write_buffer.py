@@ -22,6 +22,7 @@ from statistics import median
 
 from contests import Row, Section, Side, Size, Wanted, cluster, command_line, contest, measure_all, row_of
 
+from dynamo._core import CORE
 from dynamo.bench import Plan, run
 
 QUANTILES = {"put_p999": 0.999, "put_p50": 0.5}
@@ -31,7 +32,7 @@ SECONDS = 8.0  # of one turn of the first rows; the others have at most 3
 def latencies(addresses: list[str], size: Size, rate: float) -> dict[str, float]:
     """One turn: milliseconds by quantile, of puts at the rate. Raises RuntimeError if any failed, or too few were done in time."""
     plan = Plan(tuple(addresses), "put", keys=size.keys, seconds=size.seconds, warm_up_s=size.seconds / 8, rate=rate, load=False)
-    (measured,) = run(plan)
+    (measured,) = run(plan, nodes_core=CORE)
     if measured.errors:
         raise RuntimeError(f"operations failed: {measured.errors}")
     if measured.throughput < 0.9 * rate:

@@ -44,6 +44,6 @@ def test_the_configuration_file_is_one(tmp_path: Path) -> None:
 def test_a_snippet_runs_and_prints_what_it_says(snippet: str, cluster: ServedCluster, tmp_path: Path) -> None:
     program = snippet.replace(ADDRESS, cluster.addresses[0])
     environ = os.environ | {"PYTHONPATH": str(Path(dynamo.__file__).parent.parent)}
-    done = subprocess.run([sys.executable, "-W", "error", "-c", program], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-P", "-Werror", "-c", program], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == PRINTED.findall(snippet) != []

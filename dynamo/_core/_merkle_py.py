@@ -17,6 +17,9 @@ FANOUT = 32
 HASH_BYTES = 8
 _ITEM = 16
 _MASK = (1 << 128) - 1
+# A node makes hundreds of trees at once when the ring changes, most of them for few rows.
+_EMPTY_NODE = xxh3_128_digest(bytes(FANOUT * _ITEM))
+_EMPTY_ROOT = xxh3_128_digest(_EMPTY_NODE * FANOUT)
 
 
 class Tree:
@@ -26,8 +29,8 @@ class Tree:
 
     def __init__(self) -> None:
         self._leaves = bytearray(LEAVES * _ITEM)
-        self._nodes: list[bytes | None] = [None] * FANOUT  # None: to be computed
-        self._root: bytes | None = None
+        self._nodes: list[bytes | None] = [_EMPTY_NODE] * FANOUT  # None: to be computed
+        self._root: bytes | None = _EMPTY_ROOT
 
     def update(self, leaf: int, old: bytes, new: bytes) -> None:
         """Take one row's digest out and another one in; b"" for none. Digests have 16 bytes, leaves run from 0 to 1,023. ValueError otherwise."""
@@ -79,6 +82,11 @@ class Tree:
             at = node * FANOUT * _ITEM
             known = self._nodes[node] = xxh3_128_digest(bytes(self._leaves[at : at + FANOUT * _ITEM]))
         return known
+
+
+def roots(trees: list[Tree]) -> bytes:
+    """The roots of the trees, 8 bytes each."""
+    return b"".join([tree.root()[:HASH_BYTES] for tree in trees])
 
 
 def differing(a: bytes, b: bytes) -> list[int]:

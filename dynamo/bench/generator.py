@@ -8,6 +8,7 @@ from multiprocessing.connection import Connection as Pipe
 from random import Random
 from time import monotonic, process_time
 
+from dynamo._core import CORE
 from dynamo.bench.choosers import chooser, mixed
 from dynamo.bench.load import Connection, Load
 from dynamo.bench.plan import Measured, Plan
@@ -18,11 +19,14 @@ from dynamo.errors import ConfigError, DynamoError
 _PROGRESS_S = 0.25
 
 
-def work(plan: Plan, number: int, pipe: Pipe) -> None:
+def work(plan: Plan, number: int, pipe: Pipe, core: str = CORE, nodes_core: str = "") -> None:
     """The life of the process. Sends ("progress", operations answered so far) now and then, ("phase", what was measured in it) after each phase,
-    whereupon it waits for a word, and ("error", (class, text)) when it cannot go on."""
+    whereupon it waits for a word, and ("error", (class, text)) when it cannot go on. `core`: the one that is said to generate the load;
+    `nodes_core`: the one that all nodes must run on, where that is known."""
     try:
-        generator = Generator(plan, number)
+        if core != CORE:
+            raise ConfigError(f"a process of the load generator runs on the {CORE} core, and who started it on the {core} one")
+        generator = Generator(plan, number, nodes_core)
         try:
             for phase in generator.phases(lambda: pipe.send(("progress", generator.load.answered))):
                 pipe.send(("phase", phase))
@@ -38,22 +42,28 @@ def work(plan: Plan, number: int, pipe: Pipe) -> None:
 class Generator:
     """One process's share of a plan."""
 
-    def __init__(self, plan: Plan, number: int) -> None:
-        """Connects. Raises what a connection raises, and ConfigError for addresses of two clusters."""
+    def __init__(self, plan: Plan, number: int, nodes_core: str = "") -> None:
+        """Connects. Raises what a connection raises, and ConfigError for addresses of two clusters, or for nodes on two cores, or on another one than
+        `nodes_core`: no figure would be true of both."""
         self._plan = plan
         self._number = number
         random = Random(f"{plan.seed}/{number}")
         self._value = random.randbytes(plan.value_bytes)
         self.load = Load()
         self._talks: list[Talk] = []
-        for at in range(number, plan.connections, plan.processes):
-            address = plan.addresses[at % len(plan.addresses)]
+        addresses = [plan.addresses[at % len(plan.addresses)] for at in range(number, plan.connections, plan.processes)]
+        for address in addresses:
             talk = self._talk(address)
             self.load.add(Connection(address, talk, plan.pipeline))
             self._talks.append(talk)
         clusters = {talk.cluster_id for talk in self._talks if isinstance(talk, DynamoTalk)}
         if len(clusters) > 1:
             raise ConfigError(f"the addresses {', '.join(plan.addresses)} belong to {len(clusters)} clusters")
+        cores = {talk.core: address for address, talk in zip(addresses, self._talks, strict=True) if isinstance(talk, DynamoTalk)}
+        if len(cores) > 1 or (nodes_core and cores and nodes_core not in cores):
+            told = ", ".join(f"{address} runs on the {core} core" for core, address in sorted(cores.items()))
+            raise ConfigError(told + (f", and the {nodes_core} one is to be measured" if nodes_core else ": measure one at a time"))
+        self._nodes_core = next(iter(cores), "")
         workload = WORKLOADS[plan.workload]
         self._operation = mixed(workload.shares, random)
         self._choose = chooser(plan.distribution or workload.distribution, plan.keys, random, self._newest)
@@ -133,4 +143,5 @@ class Generator:
             sum(talk.siblings for talk in self._talks),
             self._errors(),
             {operation: latencies.to_bytes() for operation, latencies in histograms.items()},
+            self._nodes_core,
         )

@@ -61,6 +61,7 @@ class Measured:
     siblings: int = 0
     errors: dict[str, int] = field(default_factory=dict)
     histograms: dict[str, bytes] = field(default_factory=dict)  # of latencies in nanoseconds by operation, as `Histogram.to_bytes` makes them
+    nodes_core: str = ""  # that all nodes said they run on; empty for others than dynamo's
 
     @property
     def throughput(self) -> float:

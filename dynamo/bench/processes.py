@@ -14,9 +14,10 @@ from time import monotonic
 from typing import Any
 
 from dynamo import errors
+from dynamo._core import CORE
 from dynamo.bench.generator import work
 from dynamo.bench.plan import Measured, Plan
-from dynamo.errors import DynamoError, Timeout
+from dynamo.errors import ConfigError, DynamoError, Timeout
 
 PHASES = ("connecting", "writing all keys", "warming up")
 SILENCE_S_MAX = 60.0
@@ -24,10 +25,12 @@ SILENCE_S_MAX = 60.0
 Progress = Callable[[str, int], None]
 
 
-def run(plan: Plan, progress: Progress = lambda phase, answered: None) -> list[Measured]:
+def run(plan: Plan, progress: Progress = lambda phase, answered: None, *, nodes_core: str = "") -> list[Measured]:
     """Run the plan and return what was measured, run by run. `progress` is told the phase and how many operations were answered in all.
+    `nodes_core`: the core, `compiled` or `pure`, that the nodes are to be measured on; empty: whichever, but all the same.
 
-    Raises DynamoError where a server cannot be reached, breaks a connection, refuses to take a key, or answers nothing for a minute."""
+    Raises DynamoError where a server cannot be reached, breaks a connection, refuses to take a key, or answers nothing for a minute, and where a node
+    or a process of the generator runs on another core."""
     context = get_context("spawn")
     plan = replace(plan, processes=min(plan.processes, plan.connections))
     pipes: list[Any] = []
@@ -36,7 +39,7 @@ def run(plan: Plan, progress: Progress = lambda phase, answered: None) -> list[M
         for number in range(plan.processes):
             ends = context.Pipe()
             try:
-                child = context.Process(target=work, args=(plan, number, ends[1]), daemon=True)
+                child = context.Process(target=work, args=(plan, number, ends[1], CORE, nodes_core), daemon=True)
                 children.append(child)
                 pipes.append(ends[0])
                 child.start()
@@ -62,6 +65,8 @@ def _lead(plan: Plan, pipes: list[Any], progress: Progress) -> list[Measured]:
         if name not in PHASES:
             total, *others = outcomes
             for part in others:
+                if part.nodes_core != total.nodes_core:
+                    raise ConfigError(f"some nodes run on the {part.nodes_core} core, others on the {total.nodes_core} one: measure one at a time")
                 total.add(part)
             results.append(total)
     return results

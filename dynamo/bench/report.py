@@ -29,7 +29,8 @@ def document(plan: Plan, runs: Sequence[Measured], cluster: dict[str, Any] | Non
     return {
         "format": FORMAT,
         "dynamo": dynamo.__version__,
-        "core": CORE,
+        "core": CORE,  # of the load generator
+        "nodes_core": runs[0].nodes_core if runs else "",
         "machine": {"system": platform.platform(), "processors": os.cpu_count(), "python": platform.python_version()},
         "plan": asdict(plan),
         "cluster": cluster,

@@ -13,6 +13,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from dynamo._core import CORE
 from dynamo.bench import report
 from dynamo.bench.choosers import DISTRIBUTIONS
 from dynamo.bench.plan import Plan
@@ -87,11 +88,13 @@ def run_command(
         else:
             directory = data or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dynamo-bench-")))
             flags = ("--n", str(n), "--durability", durability)
-            where = stack.enter_context(ServedCluster(directory, nodes, flags)).addresses
+            served = stack.enter_context(ServedCluster(directory, nodes, flags))
+            served.check_core(CORE)
+            where = served.addresses
             cluster = {"nodes": nodes, "n": n, "durability": durability}
         plan = Plan(tuple(where), distribution=distribution or "", protocol=protocol, **chosen)
         progress = stack.enter_context(_Progress(plan))
-        measured = run(plan, progress)
+        measured = run(plan, progress, nodes_core=CORE if cluster else "")
     found = report.document(plan, measured, cluster)
     if form == "json":
         write_json(found)
@@ -109,7 +112,7 @@ def compare_command(first: str, second: str, form: str) -> int:
     """Compare two documents of `dynamo bench -o json`: ratios of the second to the first, with the range over all pairs of runs."""
     one, other = _read(first), _read(second)
     different = [name for name, value in one["plan"].items() if name not in ("addresses", "seed") and other["plan"].get(name) != value]
-    if one["core"] != other["core"] or one["machine"] != other["machine"]:
+    if any(one.get(name) != other.get(name) for name in ("core", "nodes_core")) or one["machine"] != other["machine"]:
         talk("the two were not measured with the same core on the same machine")
     if different:
         talk(f"the two differ in more than the servers: {', '.join(different)}")
@@ -147,10 +150,11 @@ def _read(name: str) -> dict[str, Any]:
 def _explain(found: dict[str, Any]) -> None:
     plan, cluster = found["plan"], found["cluster"]
     where = f"{cluster['nodes']} nodes, n={cluster['n']}, {cluster['durability']}" if cluster else f"{plan['protocol']} at {','.join(plan['addresses'])}"
+    of_nodes = f", {found['nodes_core']} core of the nodes" if found["nodes_core"] not in ("", found["core"]) else ""
     loop = f"{plan['rate']:,.0f} operations a second" if plan["rate"] else "closed loop"
     talk(
         f"workload {plan['workload']}, {where}; {plan['connections']} connections x {plan['pipeline']}, {loop}; {plan['keys']:,} keys, "
-        f"{plan['value_bytes']} bytes; {found['core']} core, {os.cpu_count()} processors"
+        f"{plan['value_bytes']} bytes; {found['core']} core{of_nodes}, {os.cpu_count()} processors"
     )
     for run_found in found["runs"]:
         for text, count in run_found["errors"].items():

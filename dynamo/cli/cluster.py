@@ -33,7 +33,7 @@ def status(form: str, at: tuple[str, ...], timeout: float) -> int:
     if form == "json":
         write_json({field: document[field] for field in ("cluster", "ring", "n", "r", "w", "partitions")} | {"nodes": nodes})
         return OK
-    write_table([[f"{field}={document[field]}" for field in ("cluster", "ring", "n", "r", "w", "partitions")]])
+    write_table([[f"{field}={document[field]}" for field in ("cluster", "ring", "n", "r", "w", "partitions", "core") if field in document]])
     write_table([_NODE_FIELDS, *([_cell(node[field]) for field in _NODE_FIELDS] for node in nodes)])
     return OK
 
@@ -67,7 +67,7 @@ def stats_command(form: str, at: tuple[str, ...], timeout: float) -> int:
     if form == "json":
         write_json(document)
     else:
-        told = {name: document.pop(name) for name in ("node", "address")}
+        told = {name: document.pop(name) for name in ("node", "address", "core") if name in document}
         write_table([(name, str(value)) for name, value in [*told.items(), *sorted(document.items())]])
     return OK
 

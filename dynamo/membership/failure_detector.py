@@ -36,7 +36,10 @@ class FailureDetector:
         """A heartbeat, or the answer to one, arrived."""
         last = self._beat.get(node)
         if last is not None and now - last <= 10 * self.interval_s:  # a longer gap was an outage, not an interval
-            self._intervals.setdefault(node, _Intervals()).add(now - last)
+            intervals = self._intervals.get(node)
+            if intervals is None:
+                intervals = self._intervals[node] = _Intervals()
+            intervals.add(now - last)
         self._beat[node] = self._heard[node] = now
 
     def heard(self, node: bytes, now: float) -> None:

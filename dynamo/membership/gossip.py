@@ -65,6 +65,8 @@ class Gossip:
         kind, request_id = message[0], message[1]
         if message[2:4] == (mine := self._membership.digest(), ()) and kind == GOSSIP:  # a heartbeat, nearly always
             return [(source, (GOSSIP_REPLY, request_id, mine, (), ()))]
+        if kind == GOSSIP_REPLY and message[3:5] == ((), ()) and type(message[2]) is bytes:  # the answer to one
+            return []
         if kind == GOSSIP:
             digest, entries = _fields(message, bytes, tuple)
             return [(source, self._answer(request_id, digest, entries))]

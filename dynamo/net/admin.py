@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
+from dynamo._core import CORE
 from dynamo._core import ring as kernel
 from dynamo.errors import ConfigError, InvalidRequest
 from dynamo.membership.members import Membership
@@ -62,9 +63,9 @@ class Desk:
         return (PREFERENCE_LIST_REPLY, request_id, encode_document(self.preference_list(message[2], message[3])))
 
     def stats(self) -> dict[str, Any]:
-        """Which node this is, and its counts by name."""
+        """Which node this is, which core it runs on, and its counts by name."""
         me = self._membership.local
-        return {"node": me.name, "address": me.address, **self._metrics()}
+        return {"node": me.name, "address": me.address, "core": CORE, **self._metrics()}
 
     def _join(self, node_id: NodeId) -> tuple[bytes, tuple[Any, ...]]:
         """What a node needs to become a member: it takes itself into the membership and gossips that.
@@ -105,6 +106,7 @@ class Desk:
             "r": needed(0, 0, cluster.r, cluster.n, members),
             "w": needed(0, 0, cluster.w, cluster.n, members),
             "partitions": cluster.partitions,
+            "core": CORE,
             "nodes": sorted(nodes, key=lambda node: (node["name"], node["id"])),
         }
 

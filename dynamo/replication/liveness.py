@@ -26,7 +26,7 @@ class Liveness:
         """A message of the peer arrived."""
         self._heard[node] = now
         self.detector.heard(node, now)
-        if node in self._suspected:
+        if self._suspected and node in self._suspected:
             self._suspected.discard(node)
             self.version += 1
 

@@ -33,7 +33,7 @@ Entry = tuple[bytes, Minted]  # operation id, what it got
 class Operations:
     """The recent operations: staged with what they wrote, committed with it, forgotten with it if the commit fails."""
 
-    __slots__ = ("_blocks", "_count_max", "_dropped", "_flying", "_recent", "_staged")
+    __slots__ = ("_blocks", "_count_max", "_dropped", "_flying", "_packed", "_recent", "_staged")
 
     def __init__(self, count_max: int, stored: Iterable[tuple[bytes, bytes]] = ()) -> None:
         """`stored`: the rows of the meta table from PREFIX up to BEHIND_PREFIX. A damaged one is left out: a retry of what was in it may become a
@@ -48,6 +48,7 @@ class Operations:
             found = _decode(block)
             self._recent.update(found)
             self._blocks.append((int.from_bytes(key[len(PREFIX) :], "big"), found))
+        self._packed = [_pack(entry) for entry in self._blocks[-1][1]] if self._blocks else []  # of the newest block, which is written again and again
         self._drop_oldest()
 
     def __len__(self) -> int:
@@ -68,13 +69,15 @@ class Operations:
             return {}
         if not self._blocks or len(self._blocks[-1][1]) >= BLOCK_OPERATIONS_MIN:
             self._blocks.append((self._blocks[-1][0] + 1 if self._blocks else 0, []))
+            self._packed = []
         number, block = self._blocks[-1]
         block += self._staged
+        self._packed += [_pack(entry) for entry in self._staged]
         self._flying, self._staged = self._staged, []
         self._drop_oldest()
         changes: dict[bytes, bytes | None] = {_key(dropped): None for dropped in self._dropped}
         self._dropped = []
-        changes[_key(number)] = _encode(block)
+        changes[_key(number)] = _encode(self._packed)
         return changes
 
     def committed(self) -> None:
@@ -87,6 +90,7 @@ class Operations:
         self._forget(self._staged)
         if self._flying:
             del self._blocks[-1][1][-len(self._flying) :]
+            del self._packed[-len(self._flying) :]
         self._flying, self._staged = [], []
 
     def _drop_oldest(self) -> None:
@@ -101,8 +105,13 @@ class Operations:
                 del self._recent[operation]
 
 
-def _encode(block: list[Entry]) -> bytes:
-    body = b"".join([bytes([FORMAT]), *(_ENTRY.pack(name, *version, len(row_key)) + row_key for name, (row_key, *version) in block)])
+def _pack(entry: Entry) -> bytes:
+    name, (row_key, actor, counter, time) = entry
+    return _ENTRY.pack(name, actor, counter, time, len(row_key)) + row_key
+
+
+def _encode(packed: list[bytes]) -> bytes:
+    body = b"".join([bytes([FORMAT]), *packed])
     return body + xxh3_64_digest(body)
 
 

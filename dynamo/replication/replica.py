@@ -251,9 +251,10 @@ class Replica:
         core = self.core
         messages, core.outbox = core.outbox, []
         taken = core.rows.take_group() if core.rows.in_flight is None else None
-        if taken is not None:
-            taken[0].prompt = core.flushes.wanted(taken[0].number)
-        return Ready(None, messages, []) if taken is None else Ready(taken[0], messages, taken[1])
+        if taken is None:
+            return Ready(None, messages, [])
+        taken[0].prompt = core.flushes.wanted(taken[0].number)
+        return Ready(taken[0], messages, taken[1])
 
     @property
     def next_deadline(self) -> float | None:
@@ -281,8 +282,10 @@ class Replica:
 
     def _at(self, now: float) -> None:
         """The time of the step that begins. After a stall the first one may be any: a commit that ended meanwhile, say."""
-        self.core.stalls.notice(self.core, self._heartbeat_at, now)
-        self.core.now = now
+        core = self.core
+        if now > self._heartbeat_at:  # else nothing is late
+            core.stalls.notice(core, self._heartbeat_at, now)
+        core.now = now
 
     # --- dispatch -----------------------------------------------------------------------------------------------------------------
 

@@ -9,8 +9,6 @@ Buckets whose N differs from the cluster's have trees of their own, for a tree m
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from dynamo._core import merkle
 from dynamo._core import ring as ring_kernel
 from dynamo.errors import CorruptRecord, DynamoError
@@ -26,14 +24,14 @@ Entry = tuple[bytes, bytes, bytes]  # bucket, key, digest
 class Trees:
     """The trees by (n, partition), and how far the scan that builds them has come."""
 
-    __slots__ = ("_cursor", "_ring_hash", "_shared", "_shared_roots", "_trees", "built", "next_at")
+    __slots__ = ("_cursor", "_ring_hash", "_shared", "_shared_trees", "_trees", "built", "next_at")
 
     def __init__(self) -> None:
         self._trees: dict[Place, merkle.Tree] = {}
         self._cursor = b""  # rows up to here are in the trees
         self._ring_hash: int | None = None
         self._shared: dict[bytes, list[Place]] = {}  # by peer, under the present ring
-        self._shared_roots: dict[bytes, list[Callable[[], bytes]]] = {}
+        self._shared_trees: dict[bytes, list[merkle.Tree]] = {}
         self.built = False
         self.next_at: float | None = 0.0
 
@@ -43,7 +41,7 @@ class Trees:
             self._ring_hash = core.ring_hash
             self._trees, self._cursor, self.built = {}, b"", False
             self._shared.clear()
-            self._shared_roots.clear()
+            self._shared_trees.clear()
             self.next_at = core.now
 
     def get(self, n: int, partition: int) -> merkle.Tree:
@@ -76,10 +74,10 @@ class Trees:
 
     def roots_shared_with(self, core: Core, peer: bytes) -> bytes:
         """The roots of those trees, 8 bytes each."""
-        known = self._shared_roots.get(peer)
+        known = self._shared_trees.get(peer)
         if known is None:
-            known = self._shared_roots[peer] = [self.get(*place).root for place in self.shared_with(core, peer)]
-        return b"".join([root()[: merkle.HASH_BYTES] for root in known])
+            known = self._shared_trees[peer] = [self.get(*place) for place in self.shared_with(core, peer)]
+        return merkle.roots(known)
 
     def apply(self, core: Core, changes: list[tuple[bytes, bytes | None, bytes]]) -> None:
         """Take a commit in. The full key of a row under a hashed row key is not at hand then: its leaf comes from the row key's hash."""

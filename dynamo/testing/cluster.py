@@ -29,9 +29,22 @@ _Selector = getattr(selectors, "PollSelector", selectors.SelectSelector)
 READY_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 10.0
 
+PYTHON = (sys.executable, "-P")  # without -P, `-m` would look in the working directory first, and a checkout lies there more often than not
+
+
+def child_environment() -> dict[str, str]:
+    """The environment of a child that is to run this very package: the one that this process has imported, wherever either was started."""
+    package_root = str(Path(dynamo.__file__).absolute().parent.parent)
+    search_path = os.pathsep.join(filter(None, (package_root, *os.environ.get("PYTHONPATH", "").split(os.pathsep))))
+    return os.environ | {"PYTHONPATH": search_path, "PYTHONSAFEPATH": "1"}
+
 
 class NodeDied(DynamoError):
     """A child ended, or was not ready in time. The text has the end of its log."""
+
+
+class WrongCore(DynamoError):
+    """A child runs on another core than what is measured or tried with it is about."""
 
 
 class ServedNode:
@@ -71,17 +84,15 @@ class ServedNode:
     def launch(self, join: Sequence[str] = ()) -> None:
         """Start the child; `wait_ready` waits for it."""
         assert not self.running, f"{self.name} is running"
-        command = [*self._prefix, sys.executable, "-m", "dynamo", "serve", "--data", str(self.data), "--name", self.name, "--listen", self.address]
+        command = [*self._prefix, *PYTHON, "-m", "dynamo", "serve", "--data", str(self.data), "--name", self.name, "--listen", self.address]
         command += [word for address in join for word in ("--join", address)]
-        package_root = str(Path(dynamo.__file__).parent.parent)
-        search_path = os.pathsep.join(filter(None, (package_root, os.environ.get("PYTHONPATH"))))
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [*command, "--stop-on-eof", *self._flags],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env=os.environ | {"PYTHONPATH": search_path},
+                env=child_environment(),
                 start_new_session=True,  # Ctrl-C at a terminal is for the parent, which ends the children in order
             )
 
@@ -101,6 +112,13 @@ class ServedNode:
         self.ready_line = line.decode().rstrip()
         said = dict(word.split("=", 1) for word in self.ready_line.split()[1:])
         self.address, self.cluster_id = said["address"], said["cluster"]
+
+    def check_core(self, core: str) -> None:
+        """Raises WrongCore unless the node says that it runs on that core, `compiled` or `pure`."""
+        with dynamo.Client(self.address) as client:
+            says = client.stats().get("core")
+        if says != core:
+            raise WrongCore(f"node {self.name} at {self.address} runs on the {says} core and not on the {core} one: {sys.executable}, {dynamo.__file__}")
 
     def signal(self, number: int) -> None:
         """Send the child a signal: SIGSTOP makes it a node that is reachable and silent, SIGCONT ends that."""
@@ -150,6 +168,12 @@ class ServedCluster:
     @property
     def addresses(self) -> list[str]:
         return [node.address for node in self.nodes]
+
+    def check_core(self, core: str) -> None:
+        """Raises WrongCore unless every node that runs says that it runs on that core, `compiled` or `pure`."""
+        for node in self.nodes:
+            if node.running:
+                node.check_core(core)
 
     def start(self) -> None:
         """Start all nodes, but the first only if it does not run yet, and wait until they are ready. Raises NodeDied."""

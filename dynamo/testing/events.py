@@ -46,13 +46,18 @@ class World:
 
     def at(self, time: float, action: Callable[..., None], *arguments: Any) -> None:
         """Run the action at that virtual time."""
-        self._order += 1
-        heappush(self._heap, (time if time > self.now else self.now, self._order, action, arguments))
+        self._order = order = self._order + 1
+        heappush(self._heap, (time if time > self.now else self.now, order, action, arguments))
 
     def after(self, delay_s: float, action: Callable[..., None], *arguments: Any) -> None:
         """Run the action after that long."""
-        self._order += 1
-        heappush(self._heap, (self.now + delay_s, self._order, action, arguments))
+        self._order = order = self._order + 1
+        heappush(self._heap, (self.now + delay_s, order, action, arguments))
+
+    def push(self, time: float, action: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+        """The same as `at`, of a time that is not past: what runs with every message."""
+        self._order = order = self._order + 1
+        heappush(self._heap, (time, order, action, arguments))
 
     def run(self, until: float) -> None:
         """Run events up to that time."""

@@ -22,12 +22,14 @@ Link = tuple[End, End]
 class Network:
     """All links of a run."""
 
-    __slots__ = ("_clogged", "_cuts", "_drop", "_duplicate", "_last", "_rng", "_slow", "faults", "world")
+    __slots__ = ("_clogged", "_cuts", "_delay_mean_s", "_drop", "_duplicate", "_last", "_random", "_reorder", "_slow", "faults", "world")
 
     def __init__(self, world: World, faults: Faults) -> None:
         self.world = world
         self.faults = faults
-        self._rng = world.stream("network")
+        self._random = world.stream("network").random
+        self._delay_mean_s = faults.delay_mean_s
+        self._reorder = faults.reorder
         # Asked for with each message: what `World.fault_point` would look up each time.
         self._drop = world.forced.get("message.drop", faults.drop)
         self._duplicate = world.forced.get("message.duplicate", faults.duplicate)
@@ -65,26 +67,28 @@ class Network:
 
     def carry(self, source: End, destination: End, once: bool, deliver: Callable[..., None], *arguments: Any) -> None:
         """Carry a message, as far as the link lets it. `once`: it must not come twice."""
-        world, faults, rng = self.world, self.faults, self._rng
-        delay = -log(1.0 - rng.random()) * faults.delay_mean_s
+        world, random = self.world, self._random
+        delay = -log(1.0 - random()) * self._delay_mean_s
         if world.healed:
-            world.after(delay, deliver, *arguments)
+            world.push(world.now + delay, deliver, arguments)
             return
         link = (source, destination)
-        if link in self._cuts or (self._drop and rng.random() < self._drop):
+        if link in self._cuts or (self._drop and random() < self._drop):
             return
-        if self._duplicate and not once and rng.random() < self._duplicate:
-            world.after(delay + rng.random() * 50 * faults.delay_mean_s, deliver, *arguments)
-        if self._slow and rng.random() < self._slow:
-            delay *= 1.0 / max(rng.random(), 1e-3)  # heavy-tailed
+        if self._duplicate and not once and random() < self._duplicate:
+            world.push(world.now + (delay + random() * 50 * self._delay_mean_s), deliver, arguments)
+        if self._slow and random() < self._slow:
+            delay *= 1.0 / max(random(), 1e-3)  # heavy-tailed
             delay *= 10.0
         arrival = world.now + delay
-        if self._clogged:
-            arrival = max(arrival, self._clogged.get(link, 0.0))
-        if not faults.reorder:
-            arrival = max(arrival, self._last.get(link, 0.0))
+        if self._clogged and (held_back := self._clogged.get(link, 0.0)) > arrival:
+            arrival = held_back
+        if not self._reorder:
+            last = self._last.get(link, 0.0)
+            if last > arrival:
+                arrival = last
             self._last[link] = arrival
-        world.at(arrival, deliver, *arguments)
+        world.push(arrival, deliver, arguments)
 
 
 def split(rng: Random, nodes: Sequence[bytes], clients: Sequence[int]) -> tuple[str, list[Link]]:

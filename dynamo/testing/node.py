@@ -142,9 +142,16 @@ class Node:
         return clean
 
     def _down(self) -> None:
+        self.forget()
         self.replica, self._flying, self._finished, self._spread = None, None, False, None
         self._inbox = []
         self.cluster.stopped(self)
+
+    def forget(self) -> None:
+        """Let go of what a replica holds. It refers to itself: only a search for cycles would find it."""
+        if self.replica is not None:
+            vars(self.replica.core).clear()
+            vars(self.replica).clear()
 
     def pause(self, length_s: float) -> None:
         """Handle nothing for a while (SIGSTOP, a long garbage collection, a stalled machine), then everything that came meanwhile."""
@@ -237,8 +244,9 @@ class Node:
         if replica is None:
             return
         ready = replica.take_ready()
+        send = self._send
         for destination, message in ready.messages:
-            self._send(destination, message)
+            send(destination, message)
         assert self._spread is not None
         if self._spread.stale:
             for destination, message in self._spread.look()[1]:
@@ -322,16 +330,16 @@ class Node:
         self.disk.apply(group)
 
     def _send(self, destination: Source, message: Message) -> None:
-        cluster = self.cluster
-        if message[0] in WATCHED:
+        cluster, kind = self.cluster, message[0]
+        if kind in WATCHED:
             cluster.observer.sending(self, destination, message)
-        if type(destination) is int:
-            client = cluster.clients.get(destination)
-            if client is not None:
-                cluster.network.carry(self.node_id, destination, True, client.receive, self.node_id, message)
+        if type(destination) is bytes:
+            node = cluster.nodes.get(destination)
+            if node is not None:
+                # A request that is passed on is not doubled: connections do not do that, and its refusal rests on there being but one.
+                cluster.network.carry(self.node_id, destination, kind == m.FORWARD, node.arrive, node.boots, self.node_id, message)
             return
-        assert type(destination) is bytes
-        node = cluster.nodes.get(destination)
-        if node is not None:
-            # A request that is passed on is not doubled: connections do not do that, and its refusal rests on there being but one.
-            cluster.network.carry(self.node_id, destination, message[0] == m.FORWARD, node.arrive, node.boots, self.node_id, message)
+        assert type(destination) is int
+        client = cluster.clients.get(destination)
+        if client is not None:
+            cluster.network.carry(self.node_id, destination, True, client.receive, self.node_id, message)

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import gc
 import traceback
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from typing import Any
 
+from dynamo._core import CORE
 from dynamo.client.core import RetryPolicy
 from dynamo.replication import actor
 from dynamo.testing.checkers import Violation, check, last_writes_lost
@@ -28,6 +31,8 @@ from dynamo.testing.workloads import Mix, Worker, read_everywhere
 EXCHANGE_PERIODS = 3
 _ATTEMPTS_END_S = 8.0  # the longest a verb of a workload may still be under way when a storm is over
 _REPORTED_MAX = 20
+_AHEAD = 8  # seeds for each core
+_GARBAGE_MAX = 200_000  # containers that a worker process has not given back before it looks for cycles: some tens of megabytes
 _TRACE_BEFORE_S, _TRACE_LINES_MAX = 5.0, 400
 
 
@@ -117,7 +122,7 @@ def run_history(
     """The same, with the whole history."""
     block, collects = actor.LEASE_BLOCK, gc.isenabled()
     try:
-        gc.disable()  # a run is short and makes next to no cycles; looking for them takes a tenth of its time
+        gc.disable()  # a run is short and makes few cycles; looking for them takes a tenth of its time
         # A lease of the usual million counters would never end here, and what happens at its end never be seen.
         actor.LEASE_BLOCK = World(seed).stream("lease").choice((4, 50, block))
         cluster = build(seed, faults=faults, nodes=nodes, log=log, buffered=buffered)
@@ -130,11 +135,13 @@ def run_history(
         except Exception as error:  # whatever the product raises into its driver would end a real node
             crashed.append(Violation("crash", _where(error), time=cluster.world.now))
             cluster.world.note("crash", error)
+        report, history = judge(cluster, sum(worker.done for worker in workers), crashed), cluster.history
+        cluster.dismantle()
+        return report, history
     finally:
         actor.LEASE_BLOCK = block
         if collects:
             gc.enable()
-    return judge(cluster, sum(worker.done for worker in workers), crashed), cluster.history
 
 
 def _where(error: Exception) -> str:
@@ -193,11 +200,36 @@ def judge(cluster: SimulatedCluster, operations: int, crashed: list[Violation]) 
                   world.delivered, last_writes_lost(cluster.history), cluster.nemesis.counts, configuration, list(world.log or ()))  # fmt: skip
 
 
-def run_many(seeds: range | list[int], *, jobs: int = 1, profile: Profile = FULL, buffered: bool = False) -> Iterator[Report]:
+def run_many(seeds: Iterable[int], *, jobs: int = 1, profile: Profile = FULL, buffered: bool = False) -> Iterator[Report]:
     """Reports in the order of the seeds, made on so many cores."""
     one = partial(run, profile=profile, buffered=buffered)
     if jobs <= 1:
         yield from map(one, seeds)
         return
-    with ProcessPoolExecutor(jobs) as pool:
-        yield from pool.map(one, seeds, chunksize=2)
+    pool = ProcessPoolExecutor(jobs, initializer=_prepare, initargs=(CORE,))
+    try:
+        # The core that is free takes the next seed, so all end together. Some ahead, so that a long one holds up nobody; not all, so that whoever
+        # stops early has not to wait for them.
+        left = iter(seeds)
+        under_way = deque(pool.submit(_run_one, one, seed) for seed in islice(left, _AHEAD * jobs))
+        while under_way:
+            yield under_way.popleft().result()
+            under_way.extend(pool.submit(_run_one, one, seed) for seed in islice(left, 1))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _prepare(core: str) -> None:
+    """A worker runs on the core of its parent, which says what was run. What it has from its parent is no garbage and is not looked through again; what
+    a run leaves is, when there is enough of it."""
+    assert core == CORE, f"a worker process runs on the {CORE} core, its parent on the {core} one"
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+
+
+def _run_one(one: Callable[[int], Report], seed: int) -> Report:
+    report = one(seed)
+    if gc.get_count()[0] > _GARBAGE_MAX:
+        gc.collect()
+    return report

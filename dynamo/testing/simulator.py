@@ -184,6 +184,13 @@ class SimulatedCluster:
                 if one != other:
                     self._look(one, other)
 
+    def dismantle(self) -> None:
+        """Take the cluster apart when all is judged: its parts know each other, and would stay until somebody looks for cycles."""
+        for node in self.nodes.values():
+            node.forget()
+        for part in (*self.nodes.values(), *self.clients.values(), self.observer, self.nemesis, self):
+            vars(part).clear()
+
     def live(self) -> list[Node]:
         """The nodes that are there to stay."""
         return [node for node in self.nodes.values() if not node.removed]

@@ -24,6 +24,7 @@ TREE_SHAPE = 1  # number of the layout of the Merkle trees; nodes of one cluster
 HELLO_BYTES_MAX = 4096
 ID_BYTES = NONCE_BYTES = AUTH_BYTES = 16
 ADDRESS_CHARACTERS_MAX = 300
+CAPABILITY_COMPILED = 1  # bit of `capabilities`: the node runs on compiled kernels. It changes nothing between nodes; who measures wants to know
 _FIRST = 3  # a HELLO's fields after type, request id and magic
 
 
@@ -87,6 +88,11 @@ def refusal(message: Message) -> DynamoError:
     SHAPES[ERROR].check(message)
     code, text, maybe_applied, required, received = message[2:7]
     return from_wire(code, text, maybe_applied, required, received)
+
+
+def core_of(hello: Hello) -> str:
+    """The core that a node says it runs on: `compiled` or `pure`."""
+    return "compiled" if hello.capabilities & CAPABILITY_COMPILED else "pure"
 
 
 def cluster_text(cluster_id: bytes) -> str:

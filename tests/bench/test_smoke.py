@@ -23,7 +23,7 @@ COMMANDS = {
     "peers": [f"{BENCHMARKS}/peers.py", "--smoke", "--only", "get_x1_vs", "--only", "embedded", "--only", "set_many"],
     "figures": [f"{BENCHMARKS}/figures.py", "--smoke"],
     "overload": [f"{BENCHMARKS}/overload.py", "--smoke", "--pipeline", "4"],
-    "bench": ["-m", "dynamo", "bench", *NODES, "--rate", "200", "--seconds", "0.5", "--warm-up", "0", "--keys", "100", "--connections", "4", "--runs", "1"],
+    "bench": ["-Pm", "dynamo", "bench", *NODES, "--rate", "200", "--seconds", "0.5", "--warm-up", "0", "--keys", "100", "--connections", "4", "--runs", "1"],
 }
 FIGURES = {"get_many_vs_gets", "tail_p999_vs_p50", "reads_one_stopped_p99", "idle_connection_bytes", "ring_assign_s", "ring_fullest", "ring_moves", "get_1k"}
 OVERLOAD = {"goodput_x10_pipelined", "goodput_x10_connections", "tick_late_p99_ms", "tick_late_max_ms", "beside_hot_key", "beside_slow_readers"}

@@ -26,7 +26,7 @@ QUICK = ("--seconds", "0.3", "--warm-up", "0.1", "--keys", "300", "--connections
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
-    return subprocess.run([sys.executable, "-m", "dynamo", "bench", *arguments], env=environment, capture_output=True, text=True, timeout=100)
+    return subprocess.run([sys.executable, "-P", "-m", "dynamo", "bench", *arguments], env=environment, capture_output=True, text=True, timeout=100)
 
 
 def measured(*arguments: str) -> dict[str, Any]:

@@ -157,7 +157,7 @@ def test_update_writes_what_a_command_makes_of_the_read_under_its_context(run: R
 def test_update_of_an_absent_key_and_again(run: Run) -> None:
     add = "import json, sys; print(sum(int(s['value']) for s in json.load(sys.stdin)['siblings']) + 1, end='')"
     for count in (1, 2, 3):
-        assert run("update", "counter", sys.executable, "-c", add)[0] == 0
+        assert run("update", "counter", sys.executable, "-P", "-c", add)[0] == 0
         assert run("get", "counter", "-o", "raw")[1] == b"%d" % count
 
 
@@ -215,7 +215,7 @@ def test_a_reader_that_has_seen_enough_is_no_mishap(node: FakeNode, run: Run) ->
     environ = {"PYTHONPATH": str(Path(dynamo.__file__).parent.parent), "DYNAMO_AT": node.address}
     read, write = os.pipe()
     os.close(read)
-    done = subprocess.run([sys.executable, "-m", "dynamo", "scan"], env=environ, stdout=write, stderr=subprocess.PIPE, timeout=30)
+    done = subprocess.run([sys.executable, "-P", "-m", "dynamo", "scan"], env=environ, stdout=write, stderr=subprocess.PIPE, timeout=30)
     os.close(write)
     assert (done.returncode, done.stderr) == (1, b"")
 
@@ -351,4 +351,4 @@ def test_version(run: Run) -> None:
 def test_client_commands_import_no_trio(node: FakeNode) -> None:
     code = "import sys; from dynamo.cli import main; main(['get', 'k']); sys.exit('trio' in sys.modules or 'lmdb' in sys.modules)"
     environ = {"PYTHONPATH": str(Path(dynamo.__file__).parent.parent), "DYNAMO_AT": node.address}
-    assert subprocess.run([sys.executable, "-c", code], env=environ, timeout=30, capture_output=True).returncode == 0
+    assert subprocess.run([sys.executable, "-P", "-c", code], env=environ, timeout=30, capture_output=True).returncode == 0

@@ -29,7 +29,7 @@ def node() -> Iterator[FakeNode]:
 def shell(line: str, at: str = "") -> tuple[int, str, str]:
     """What `dynamo LINE` in a shell does."""
     environ = os.environ | {"PYTHONPATH": str(Path(dynamo.__file__).parent.parent), "DYNAMO_AT": at}
-    done = subprocess.run(["bash", "-c", f"{sys.executable} -m dynamo {line}"], env=environ, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(["bash", "-c", f"{sys.executable} -P -m dynamo {line}"], env=environ, capture_output=True, text=True, timeout=30, check=False)
     return done.returncode, done.stdout, done.stderr
 
 

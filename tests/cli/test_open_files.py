@@ -24,7 +24,7 @@ HARD = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 def serving(data: Path, soft: int, hard: int) -> Iterator[tuple[int, int]]:
     """A node started with these limits: those it has when it is ready."""
     limits = f"ulimit -Sn {soft}; ulimit -Hn {hard}; exec "
-    command = f"{sys.executable} -m dynamo serve --data {data} --listen 127.0.0.1:0 --stop-on-eof"
+    command = f"{sys.executable} -P -m dynamo serve --data {data} --listen 127.0.0.1:0 --stop-on-eof"
     with subprocess.Popen(["sh", "-c", limits + command], env=ENVIRON, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdin is not None and process.stdout is not None and process.stderr is not None
         assert process.stdout.readline().startswith(b"ready ")

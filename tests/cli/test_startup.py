@@ -25,7 +25,7 @@ HEAVY = {"asyncio", "cryptography", "dynamo.net", "dynamo.node", "dynamo.replica
 
 def start(*arguments: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
-    done = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-P", *arguments], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done
 

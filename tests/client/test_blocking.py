@@ -464,7 +464,7 @@ def test_the_client_imports_no_trio() -> None:
 
     code = "import sys, dynamo; dynamo.Client('h'); sys.exit('trio' in sys.modules or 'lmdb' in sys.modules)"
     environ = os.environ | {"PYTHONPATH": os.path.dirname(os.path.dirname(dynamo.__file__))}
-    assert subprocess.run([sys.executable, "-c", code], env=environ, timeout=30).returncode == 0
+    assert subprocess.run([sys.executable, "-P", "-c", code], env=environ, timeout=30).returncode == 0
 
 
 def test_a_client_waits_for_busy_nodes_and_holds_nothing_against_them(start: Start) -> None:

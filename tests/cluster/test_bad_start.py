@@ -39,7 +39,7 @@ def goes_on(served: ServedNode) -> Iterator[None]:
 
 def refused(*arguments: str, through: tuple[str, ...] = ()) -> str:
     """What a start that is refused says."""
-    command = [*through, sys.executable, "-m", "dynamo", "serve", *arguments]
+    command = [*through, sys.executable, "-P", "-m", "dynamo", "serve", *arguments]
     done = subprocess.run(command, env=ENVIRON, capture_output=True, text=True, timeout=30, check=False)
     assert (done.returncode, done.stdout) == (BAD_CONFIGURATION, ""), done
     assert "Traceback" not in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
@@ -112,7 +112,7 @@ def test_a_damaged_data_file_is_an_error_not_a_crash(served: ServedNode, tmp_pat
     copy = tmp_path / "copy"
     shutil.copytree(served.data, copy)
     damage(copy / "data.mdb")
-    command = [sys.executable, "-m", "dynamo", "serve", "--data", str(copy), "--listen", "127.0.0.1:0", "--join", served.address]
+    command = [sys.executable, "-P", "-m", "dynamo", "serve", "--data", str(copy), "--listen", "127.0.0.1:0", "--join", served.address]
     done = subprocess.run(command, env=ENVIRON, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode in (1, BAD_CONFIGURATION) and done.stdout == "" and "Traceback" not in done.stderr, done
     assert str(copy) in done.stderr

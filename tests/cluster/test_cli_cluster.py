@@ -24,7 +24,7 @@ READY = re.compile(r"ready node=(\S+) address=(127\.0\.0\.1:\d+) cluster=([0-9a-
 
 
 def command(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "dynamo", *arguments], env=ENVIRON, capture_output=True, text=True, timeout=30, check=False, **options)
+    return subprocess.run([sys.executable, "-P", "-m", "dynamo", *arguments], env=ENVIRON, capture_output=True, text=True, timeout=30, check=False, **options)
 
 
 def ok(*arguments: str) -> str:
@@ -96,8 +96,8 @@ def test_a_context_of_another_key_is_refused(at: list[str]) -> None:
 
 def test_every_byte_comes_back(at: list[str]) -> None:
     data = bytes(range(256)) * 512
-    put = subprocess.run([sys.executable, "-m", "dynamo", "set", "--at", at[0], "all", "-"], env=ENVIRON, input=data, timeout=30)
-    got = subprocess.run([sys.executable, "-m", "dynamo", "get", "--at", at[1], "all", "-o", "raw"], env=ENVIRON, capture_output=True, timeout=30)
+    put = subprocess.run([sys.executable, "-P", "-m", "dynamo", "set", "--at", at[0], "all", "-"], env=ENVIRON, input=data, timeout=30)
+    got = subprocess.run([sys.executable, "-P", "-m", "dynamo", "get", "--at", at[1], "all", "-o", "raw"], env=ENVIRON, capture_output=True, timeout=30)
     assert put.returncode == 0 and got.stdout == data
 
 
@@ -205,7 +205,7 @@ def test_a_node_that_is_asked_to_stop_exits_with_0_and_keeps_its_data(tmp_path: 
 
 @pytest.fixture
 def demo() -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen([sys.executable, "-m", "dynamo", "demo"], env=ENVIRON, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-P", "-m", "dynamo", "demo"], env=ENVIRON, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     with process:
         yield process
         if process.poll() is None:
@@ -240,7 +240,7 @@ def test_a_demo_whose_port_is_taken_in_the_last_moment_starts_elsewhere() -> Non
     """Two of them at a time: both find the port free that client commands look at, and one gets it."""
     late = "import dynamo.cli.demo as demo; demo._is_free = lambda port: True; demo.DEFAULT_PORT = {}; demo.demo_command()"
     with socket.create_server(("127.0.0.1", 0)) as other:
-        command = [sys.executable, "-c", late.format(other.getsockname()[1])]
+        command = [sys.executable, "-P", "-c", late.format(other.getsockname()[1])]
         with subprocess.Popen(command, env=ENVIRON, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
             assert process.stdout is not None
             lines = [process.stdout.readline() for _ in range(3)]

@@ -51,7 +51,7 @@ def test_every_compiled_kernel_has_a_pure_twin() -> None:
 def run(code: str, **environment: str) -> str:
     path = os.pathsep.join(entry for entry in sys.path if entry)
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-P", "-c", code],
         env={**os.environ, "PYTHONPATH": path, **environment},
         capture_output=True,
         text=True,

@@ -112,3 +112,18 @@ def test_digests_and_rows_of_hashes_have_their_sizes(merkle: ModuleType) -> None
 @given(position=st.integers(0, (1 << 64) - 1), bits=st.integers(0, 16))
 def test_a_leaf_is_the_ten_bits_behind_the_partition(merkle: ModuleType, position: int, bits: int) -> None:
     assert merkle.leaf_of(position, 1 << bits) == (position << bits & (1 << 64) - 1) >> 54
+
+
+@given(many=st.lists(items, max_size=4))
+def test_the_roots_of_many_trees_are_theirs_cut_to_eight_bytes(merkle: ModuleType, many: list[list[tuple[int, bytes]]]) -> None:
+    trees = [build(merkle, rows) for rows in many]
+    assert merkle.roots(trees) == b"".join(tree.root()[: merkle.HASH_BYTES] for tree in trees)
+    assert merkle.roots(trees) == b"".join(tree.root()[: merkle.HASH_BYTES] for tree in trees), "and when they are known"
+
+
+def test_an_empty_tree_is_what_one_is_that_lost_all_its_rows(merkle: ModuleType) -> None:
+    emptied = merkle.Tree()
+    for leaf in range(0, 1024, 32):
+        emptied.update(leaf, b"", b"\x07" * 16)
+        emptied.update(leaf, b"\x07" * 16, b"")
+    assert everything(merkle.Tree()) == everything(emptied)

@@ -23,7 +23,7 @@ def start_child() -> Iterator[Start]:
 
     def start(script: str, *arguments: object) -> subprocess.Popen[str]:
         child = subprocess.Popen(
-            [sys.executable, "-c", script, *map(str, arguments)],
+            [sys.executable, "-P", "-c", script, *map(str, arguments)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -15,6 +15,7 @@ from dynamo.errors import DynamoError, StorageFailed
 from dynamo.model.group import Group
 from dynamo.storage import flush_thread
 from dynamo.storage.buffer import WriteBuffer
+from dynamo.testing.cluster import child_environment
 
 PATIENCE_S = 30.0
 
@@ -51,7 +52,7 @@ def on_disk(store: dynamo.Store) -> int:
 
 
 def child(script: str, path: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, timeout=PATIENCE_S)
+    return subprocess.run([sys.executable, "-P", "-c", script, str(path)], env=child_environment(), capture_output=True, text=True, timeout=PATIENCE_S)
 
 
 def test_reads_and_scans_see_what_is_only_in_the_buffer(store: dynamo.Store, never: None) -> None:

@@ -75,7 +75,7 @@ PROGRAM = """if True:
 @pytest.mark.parametrize("deed", ["close", "leave", "exit", "use"])
 def test_nothing_a_child_does_reaches_the_store_of_its_parent(tmp_path: Path, deed: str, busy: str) -> None:
     environ = os.environ | {"PYTHONPATH": str(Path(dynamo.__file__).parents[1])}
-    done = subprocess.run([sys.executable, "-c", PROGRAM, str(tmp_path / "data"), deed, busy], env=environ, capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, "-P", "-c", PROGRAM, str(tmp_path / "data"), deed, busy], env=environ, capture_output=True, text=True, timeout=30)
     assert (done.returncode, done.stderr) == (0, "")
 
 

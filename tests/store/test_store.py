@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import dynamo
+from dynamo.testing.cluster import child_environment
 
 
 @pytest.fixture(params=["memory", "buffered", "relaxed", "synced"])
@@ -168,7 +169,7 @@ def test_a_killed_process_lost_nothing_acknowledged(tmp_path: Path) -> None:
         "    store.set(f'key-{number}', b'%d' % number)\n"
         "    print(number, flush=True)\n"
     )
-    child = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
+    child = subprocess.Popen([sys.executable, "-P", "-c", program], env=child_environment(), stdout=subprocess.PIPE)
     assert child.stdout is not None
     acknowledged = [int(child.stdout.readline()) for _ in range(300)]
     os.kill(child.pid, signal.SIGKILL)

@@ -20,6 +20,7 @@ import pytest
 
 import dynamo
 from dynamo.testing import Faults, Report, run, run_many
+from dynamo.testing.cluster import child_environment
 from dynamo.testing.events import World
 from dynamo.testing.history import ACKNOWLEDGED, REFUSED, UNKNOWN
 from dynamo.testing.runner import FULL, SHORT, Profile
@@ -104,8 +105,8 @@ def test_same_seed_same_trace_under_any_hash_seed() -> None:
     traces = set()
     for hash_seed in ("0", "1", "4711"):
         process = subprocess.run(
-            [sys.executable, "-c", program],
-            env={**os.environ, "PYTHONHASHSEED": hash_seed}, capture_output=True, text=True, timeout=100, check=True,
+            [sys.executable, "-P", "-c", program],
+            env={**child_environment(), "PYTHONHASHSEED": hash_seed}, capture_output=True, text=True, timeout=100, check=True,
         )  # fmt: skip
         traces.add(process.stdout)
     assert len(traces) == 1
@@ -130,8 +131,8 @@ def test_fault_points_can_be_forced() -> None:
 class TestCommand:
     @staticmethod
     def simulate(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "dynamo", "simulate", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+        command = [sys.executable, "-P", "-m", "dynamo", "simulate", *arguments]
+        return subprocess.run(command, env=child_environment(), capture_output=True, text=True, timeout=100, check=False)
 
     def test_a_clean_range_says_nothing_and_exits_0(self) -> None:
         process = self.simulate("--seeds", "0:2", "--short", "--jobs", "1")
@@ -142,6 +143,22 @@ class TestCommand:
         lines = [json.loads(line) for line in process.stdout.splitlines()]
         assert [line["seed"] for line in lines] == [0, 1]
         assert lines[1]["trace_hash"] == run(1, profile=SHORT).trace_hash != lines[0]["trace_hash"]
+
+    def test_a_run_that_was_ended_is_resumed_behind_its_last_whole_line(self, tmp_path: Path) -> None:
+        whole = self.simulate("--seeds", "0:3", "--short", "--jobs", "2", "-o", "json").stdout
+        lines = whole.splitlines(keepends=True)
+        ended = tmp_path / "done.json"
+        ended.write_text(lines[0] + lines[1][:20])
+        assert self.simulate("--seeds", "0:3", "--short", "-o", "json", "--resume", str(ended)).stdout == "".join(lines[1:])
+        failed = json.loads(lines[0]) | {"violations": [{"checker": "lost"}]}
+        ended.write_text(json.dumps(failed) + "\n" + lines[1] + lines[2])
+        process = self.simulate("--seeds", "0:3", "--short", "-o", "json", "--resume", str(ended))
+        assert (process.returncode, process.stdout) == (1, "") and "1 of 3 seeds" in process.stderr
+        assert "seed 0 shows none any more" in process.stderr and "replay: " in process.stderr
+        ended.write_text(lines[0] + lines[1][:20] + lines[1] + lines[2])  # appended to behind a line that was cut off
+        assert self.simulate("--seeds", "0:3", "--short", "-o", "json", "--resume", str(ended)).stdout == lines[1]
+        ended.write_text("no JSON\n")
+        assert self.simulate("--seeds", "0:3", "--resume", str(ended)).returncode == 2
 
     @pytest.mark.parametrize("seeds", ["5", "x", "3:3", "5:2"])
     def test_ranges(self, seeds: str) -> None:

@@ -39,6 +39,7 @@ class DynamoTalk:
         self._operations = 0
         self._scans = 0
         self.cluster_id = b""
+        self.core = ""  # that the node says it runs on
 
     def greeting(self) -> bytes:
         return encode(hello.client_hello())
@@ -47,6 +48,7 @@ class DynamoTalk:
         answers = self._decoder.feed(data)
         if answers:
             self.cluster_id = greeting.cluster_of(self._address, answers[0])
+            self.core = hello.core_of(hello.check_reply(answers[0])[0])
         return bool(answers)
 
     def encode(self, operations: Iterable[tuple[int, str, int]]) -> bytes:
