@@ -16,7 +16,7 @@ import logging
 import os
 import re
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from functools import partial
 from random import Random
@@ -43,12 +43,12 @@ from dynamo.storage.buffer import WriteBuffer
 from dynamo.storage.commit_thread import CommitThread
 from dynamo.storage.data_directory import DataDirectory
 from dynamo.storage.flushing import Flushing
-from dynamo.wire.hello import FORMAT_MAX
+from dynamo.wire.hello import FORMAT_MAX, cluster_text
 
 DRAIN_S = 5.0
 HURRIED_DRAIN_S = 1.0  # when the program around the node is being cancelled
 VERB_TIMEOUT_S = 5.0  # of a verb that is called without one
-RETURN_TIMEOUT_S = 0.0  # a node that has its cluster asks `join` once, to see whether it is still the same
+RETURN_TIMEOUT_S = 0.0  # a node that has its cluster asks `join` once to see whether it is the same; it goes on asking while it runs
 
 T = TypeVar("T")
 _log = logging.getLogger("dynamo.node")
@@ -164,7 +164,7 @@ class Node(AsyncVerbsOfDefault):
             opened.callback(lambda: self._directory.close(self._directory.clean))  # nothing was minted, so it is as clean as it was
             listener = sockets.listen(self.config.listen)
             opened.callback(listener.close)
-            self.address = sockets.advertised(self.config.listen, listener)
+            self.address = sockets.advertised(self.config.listen, listener, self.config.advertise)
             self.name = self.config.name or _name_of(self.address)
             await self._learn()
             self._begin()
@@ -182,7 +182,7 @@ class Node(AsyncVerbsOfDefault):
         node_id = stored.node_id if stored is not None else os.urandom(identity.NODE_ID_BYTES)
         self._membership = Membership(node_id)
         self._stored_actor = stored.actor if stored is not None else None
-        others = [address for address in config.join if address not in (config.listen, self.address)]
+        self._join = others = [address for address in config.join if address not in (config.listen, self.address)]
         members: list[Member] = []
         if stored is not None:
             self._cluster = stored.cluster
@@ -199,8 +199,19 @@ class Node(AsyncVerbsOfDefault):
             self._cluster, members = await startup.join(others, node_id, self.name, self.address, config.join_timeout_s)
         else:
             self._cluster = startup.found(config, os.urandom)
+            _log.info("founding cluster %s", cluster_text(self._cluster.cluster_id))
         startup.check_asked(config, self._cluster)
+        self._warn_of_loopback(members)
         self._membership.merge_all(members)
+
+    def _warn_of_loopback(self, members: Iterable[Member]) -> None:
+        """Other machines that are told a loopback address meet themselves there."""
+        remote = [member.address for member in members if member.status != LEFT and member.address and sockets.is_remote(member.address)]
+        if remote and sockets.is_loopback(self.address):
+            _log.warning(
+                "this node tells others that it is at %s, where those on other machines, such as %s, cannot reach it; see `listen` and `advertise`",
+                self.address, remote[0],
+            )  # fmt: skip
 
     def _begin(self) -> None:
         """Begin a new incarnation, durable before anybody can see it."""
@@ -228,7 +239,7 @@ class Node(AsyncVerbsOfDefault):
                 return BufferedCommits(partial(Flushing, engine), writer, engine.engine, trio.current_time)
             return CommitThread(engine, notify) if durability == "synced" else InlineCommits(engine)
 
-        return Assembly(self._cluster, self._membership, self._actor, engine, commits, DURABILITIES[durability], listener, self._random)
+        return Assembly(self._cluster, self._membership, self._actor, engine, commits, DURABILITIES[durability], listener, self._random, self._join)
 
     # --- running ------------------------------------------------------------------------------------------------------------------
 
@@ -249,10 +260,10 @@ class Node(AsyncVerbsOfDefault):
 
     async def _be_known(self) -> None:
         me = self._membership.local
-        others = [m for m in self._membership.members.values() if m.node_id != me.node_id and m.status != LEFT]
+        others = [m.node_id for m in self._membership.members.values() if m.node_id != me.node_id and m.status != LEFT]
         try:
             with self._introduction:
-                await startup.be_known(others, me, self.cluster_id, self._parts.reactor.refusals.get)
+                await startup.be_known(others, self._membership, self.cluster_id, self._parts.reactor.refusals.get)
         except ConfigError as error:
             self._not_known = error
         self._known.set()
