@@ -145,7 +145,11 @@ class Seeking:
             return Look()
         self._pause_s = min(SEEK_S_MAX, self._pause_s * 2)
         at_hand = {member.address for member in others if connected(member.node_id)} | {membership.local.address}
-        return Look([address for address in self._join if address not in at_hand], self._complaint(now, missed, membership, connected, why))
+        complaint = self._complaint(now, missed, membership, connected, why)
+        due = max(self._complain_at, min(self._since.values()) + COMPLAIN_AFTER_S)
+        if due > now:
+            self.next_deadline = min(self.next_deadline, due)
+        return Look([address for address in self._join if address not in at_hand], complaint)
 
     def _complaint(
         self, now: float, missed: Collection[Member], membership: Membership, connected: Callable[[bytes], bool], why: Callable[[bytes], str]
