@@ -32,6 +32,7 @@ from dynamo.client.verbs import Place, Verb
 from dynamo.client.verbs_async import AsyncVerbsOfDefault
 from dynamo.config import NodeConfig, split_address
 from dynamo.errors import ConfigError, ConnectionFailed, DynamoError
+from dynamo.membership.joining import hints
 from dynamo.membership.members import Membership
 from dynamo.model.member import JOINING, LEFT, NORMAL, Member
 from dynamo.model.messages import DURABILITIES, NodeId
@@ -182,7 +183,7 @@ class Node(AsyncVerbsOfDefault):
         node_id = stored.node_id if stored is not None else os.urandom(identity.NODE_ID_BYTES)
         self._membership = Membership(node_id)
         self._stored_actor = stored.actor if stored is not None else None
-        self._join = others = [address for address in config.join if address not in (config.listen, self.address)]
+        others = [address for address in config.join if address not in (config.listen, self.address)]
         members: list[Member] = []
         if stored is not None:
             self._cluster = stored.cluster
@@ -221,6 +222,7 @@ class Node(AsyncVerbsOfDefault):
         if known is not None and known.status == LEFT:
             raise ConfigError(f"{config.data}: this node left its cluster for good; give an empty data directory to join anew")
         capacity = startup.thousandths(config.capacity)
+        self._asked = hints(config.join, membership)
         membership.start(self.name, self.address, self._actor.actor, self._actor.lease_end, FORMAT_MAX, zone=config.zone, capacity=capacity, status=NORMAL)
         membership.administer(
             membership.node_id,
@@ -239,7 +241,7 @@ class Node(AsyncVerbsOfDefault):
                 return BufferedCommits(partial(Flushing, engine), writer, engine.engine, trio.current_time)
             return CommitThread(engine, notify) if durability == "synced" else InlineCommits(engine)
 
-        return Assembly(self._cluster, self._membership, self._actor, engine, commits, DURABILITIES[durability], listener, self._random, self._join)
+        return Assembly(self._cluster, self._membership, self._actor, engine, commits, DURABILITIES[durability], listener, self._random, self._asked)
 
     # --- running ------------------------------------------------------------------------------------------------------------------
 

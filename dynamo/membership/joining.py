@@ -51,6 +51,13 @@ def held(membership: Membership, node_id: bytes, connected: Callable[[bytes], bo
     return b""
 
 
+def hints(join: Iterable[str], membership: Membership) -> list[str]:
+    """Addresses at which somebody may know more: those of `join`, and this node's own former one, where the other is if two have swapped. Asked for
+    before `Membership.start` gives this node its address of now."""
+    me = membership.members.get(membership.node_id)
+    return [*join, me.address] if me is not None and me.address else [*join]
+
+
 def lost_at(membership: Membership, node_id: bytes, address: str) -> list[Member]:
     """The members that a newcomer at this address seems to follow: they were there before it, and if their disks are gone they must be removed."""
     members = membership.members.items()

@@ -41,16 +41,17 @@ class Desk:
 
     def __init__(
         self, cluster: Cluster, membership: Membership, ring: Callable[[], Ring], reachable: Callable[[NodeId], bool],
-        live: Callable[[NodeId], bool], metrics: Callable[[], dict[str, Any]],
+        live: Callable[[NodeId], bool], metrics: Callable[[], dict[str, Any]], warn: Callable[..., None] = _log.warning,
     ) -> None:  # fmt: skip
         """`reachable(node)`: this node's opinion. `live(node)`: whether a process with that node id is connected.
-        `metrics()`: counts by name."""
+        `metrics()`: counts by name. `warn(text, *arguments)`: what an operator should see."""
         self._cluster = cluster
         self._membership = membership
         self._ring = ring
         self._reachable = reachable
         self._live = live
         self._metrics = metrics
+        self._warn = warn
 
     def answer(self, message: Message) -> Message:
         """The reply to one of them, well formed by `wire.messages.check`. Raises ConfigError, InvalidRequest, InvalidKey."""
@@ -80,7 +81,7 @@ class Desk:
         if self._live(node_id):
             raise InvalidRequest(f"another live process has node id {node_id.hex()}; a copied data directory is the same node")
         for member in lost_at(self._membership, node_id, address):
-            _log.warning(
+            self._warn(
                 "node %s comes in at %s, which was the address of %s (%s); that one stays a member until it comes back elsewhere or is removed",
                 node_id.hex(), address, member.name, member.node_id.hex(),
             )  # fmt: skip

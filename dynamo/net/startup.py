@@ -102,8 +102,13 @@ async def be_known(others: Iterable[NodeId], membership: Membership, cluster_id:
         return
     for node_id in others:
         error, other = refused(node_id), membership.members[node_id]
-        if isinstance(error, NodeIdTaken):
+        if is_fatal(error):
             raise ConfigError(f"{other.name} at {other.address} refuses this node: {error}")
+
+
+def is_fatal(refusal: DynamoError | None) -> bool:
+    """Whether a node must end for what another turned it away with: only if a second process has its id."""
+    return isinstance(refusal, NodeIdTaken)
 
 
 async def _be_known_to(node_id: NodeId, membership: Membership, cluster_id: bytes, refused: Callable[[NodeId], DynamoError | None]) -> None:
@@ -120,7 +125,7 @@ async def _be_known_to(node_id: NodeId, membership: Membership, cluster_id: byte
             return  # not there, or not that node any more: it will hear of us by gossip when it is found
         if there:
             known = any(node["id"] == me.node_id.hex() and node["address"] == me.address and node["status"] == me.status for node in nodes)
-            if known and not isinstance(refused(node_id), NodeIdTaken):
+            if known and not is_fatal(refused(node_id)):
                 return
         await trio.sleep(ROUND_PAUSE_S / 4)
 

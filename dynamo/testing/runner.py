@@ -17,10 +17,12 @@ from typing import Any
 
 from dynamo.client.core import RetryPolicy
 from dynamo.replication import actor
+from dynamo.testing.addresses import TRACE
 from dynamo.testing.checkers import Violation, check, last_writes_lost
 from dynamo.testing.events import World
 from dynamo.testing.faults import Faults
 from dynamo.testing.history import History
+from dynamo.testing.moves import run_addresses
 from dynamo.testing.node import COMMIT_S_MAX
 from dynamo.testing.simulator import SimulatedCluster, draw_cluster, draw_settings
 from dynamo.testing.workloads import Mix, Worker, read_everywhere
@@ -134,7 +136,18 @@ def run_history(
         actor.LEASE_BLOCK = block
         if collects:
             gc.enable()
-    return judge(cluster, sum(worker.done for worker in workers), crashed), cluster.history
+    report = judge(cluster, sum(worker.done for worker in workers), crashed)
+    if faults is None:
+        _move_addresses(report, log)
+    return report, cluster.history
+
+
+def _move_addresses(report: Report, log: bool) -> None:
+    """The seed's other world, in which addresses change hands and no data is kept."""
+    found, counts, lines = run_addresses(report.seed, log=log)
+    report.violations = [*report.violations, *found][:_REPORTED_MAX]
+    report.faults |= {f"{TRACE}: {name}": count for name, count in counts.items()}
+    report.log += lines
 
 
 def _where(error: Exception) -> str:

@@ -294,7 +294,7 @@ def test_what_nobody_can_dial_is_not_advertised(bad):
 def test_a_loopback_address_told_to_another_machine_is_warned_of(tmp_path, caplog):
     async def test():
         async with node(tmp_path / "1", advertise="10.11.12.13:7379") as one:
-            address = "127.0.0.1:%d" % one._parts.reactor.listener.sock.getsockname()[1]
+            address = f"127.0.0.1:{one._parts.reactor.listener.sock.getsockname()[1]}"
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(startup, "DOUBLE_TIMEOUT_S", 0.2)
                 async with node(tmp_path / "2", join=[address]):
