@@ -14,6 +14,7 @@ from test_peers import A, B, answers, free_port, read, send
 
 from dynamo.config import NodeConfig
 from dynamo.errors import ConfigError, ConnectionFailed
+from dynamo.membership import joining
 from dynamo.model import messages as m
 from dynamo.net import identity, sockets, startup
 from dynamo.net.connection import State
@@ -160,6 +161,19 @@ def test_nodes_that_all_return_at_new_addresses_find_each_other_through_join_in_
             await stored(nodes[1].address, b"k", b"v", w=3)
 
     run(test)
+
+
+def test_a_node_says_which_members_it_misses_at_a_level_that_is_shown(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(joining, "COMPLAIN_AFTER_S", 0.1)
+
+    async def test():
+        async with node(tmp_path / "1") as one, node(tmp_path / "2", join=[one.address]) as two:
+            await two.ready()
+        async with node(tmp_path / "2"):
+            await until(lambda: any(f"({one.node_id.hex()}) at {one.address}" in record.getMessage() for record in caplog.records))
+
+    run(test)
+    assert [record.levelname for record in caplog.records if "cannot reach 1 of 2 members" in record.getMessage()] == ["WARNING"]
 
 
 def test_a_member_whose_address_a_node_of_another_cluster_has_is_no_reason_to_end(tmp_path, monkeypatch, caplog):
