@@ -166,6 +166,7 @@ class Node(AsyncVerbsOfDefault):
             listener = sockets.listen(self.config.listen)
             opened.callback(listener.close)
             self.address = sockets.advertised(self.config.listen, listener, self.config.advertise)
+            self._loopback = sockets.is_loopback(self.address) or (self.config.advertise is None and sockets.is_loopback(sockets.bound(listener)))
             self.name = self.config.name or _name_of(self.address)
             await self._learn()
             self._begin()
@@ -208,7 +209,7 @@ class Node(AsyncVerbsOfDefault):
     def _warn_of_loopback(self, members: Iterable[Member]) -> None:
         """Other machines that are told a loopback address meet themselves there."""
         remote = [member.address for member in members if member.status != LEFT and member.address and sockets.is_remote(member.address)]
-        if remote and sockets.is_loopback(self.address):
+        if remote and self._loopback:
             _log.warning(
                 "this node tells others that it is at %s, where those on other machines, such as %s, cannot reach it; see `listen` and `advertise`",
                 self.address, remote[0],

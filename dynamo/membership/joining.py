@@ -168,7 +168,8 @@ class Seeking:
         self._complain_at = now + COMPLAIN_EVERY_S
         said = [_missed(member, held(membership, member.node_id, connected), why(member.node_id)) for member in late[:_NAMED_MAX]]
         more = f" and {len(late) - _NAMED_MAX} more" if len(late) > _NAMED_MAX else ""
-        return f"cannot reach {len(late)} of {len(membership.members)} members: {'; '.join(said)}{more}; asking again until they answer"
+        advice = "trying again until they answer (if they moved, `join` can say where)"
+        return f"cannot reach {len(late)} of {len(membership.members)} members: {'; '.join(said)}{more}; {advice}"
 
 
 def _missed(member: Member, holder: bytes, reason: str) -> str:

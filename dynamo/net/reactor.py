@@ -56,6 +56,7 @@ POLLING_S = 0.001
 STEP_S = 0.002
 BATCH_MAX = 256  # messages at which a step takes in no more
 _LATENESS_BITS = 5  # off by at most 3 %
+_STRANGERS_MAX = 100
 SLICE = 16  # messages given to the replica between two looks at the clock
 
 
@@ -290,6 +291,8 @@ class Reactor:
         node_id = connection.node_id
         if not node_id:
             where = connection.far_end()
+            if len(self._strangers) >= _STRANGERS_MAX:
+                self._strangers.clear()
             if self._strangers.get(where) != str(error):
                 _log.warning("no node to join at %s: %s", where, error)
             self._strangers[where] = str(error)

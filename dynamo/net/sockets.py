@@ -66,6 +66,11 @@ def advertised(address: str, listener: socket.socket, advertise: str | None = No
     return join_address(host, port)
 
 
+def bound(listener: socket.socket) -> str:
+    """Where it listens, as numbers."""
+    return join_address(*listener.getsockname()[:2])
+
+
 def is_loopback(address: str) -> bool:
     """Whether `host:port` is written as one that no other machine reaches."""
     host, _ = split_address(address)

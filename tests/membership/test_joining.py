@@ -132,7 +132,10 @@ def test_what_is_missed_is_said_once_a_minute_with_the_reason():
     view = membership(a="h:1", b="h:2")
     said = [(now, look.complaint) for now, look in looks(Seeking([], Random(1)), view, 600.0) if look.complaint]
     assert 9 <= len(said) <= 10 and 10 <= said[0][0] < 12
-    assert all(text == f"cannot reach 1 of 2 members: b ({B.hex()}) at h:2 (gone astray); asking again until they answer" for _, text in said)
+    assert all(
+        text == f"cannot reach 1 of 2 members: b ({B.hex()}) at h:2 (gone astray); trying again until they answer (if they moved, `join` can say where)"
+        for _, text in said
+    )
     twins = membership(a="h:1", b="h:1")
     assert f"at h:1, where node {A.hex()} is now" in next(look.complaint for _, look in looks(Seeking([], Random(1)), twins, 60.0) if look.complaint)
 
