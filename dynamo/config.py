@@ -96,12 +96,13 @@ class NodeConfig:
     of the two may run. Relative paths start at the working directory."""
 
     listen: str = "127.0.0.1:7379"
-    """Address to listen on, and the one other nodes are told. Port 0 takes a free one (the ready line says which). The default is
-    reachable from this machine only: there is no authentication yet, so open it to a network you trust and no further."""
+    """Address to listen on, and the one other nodes are told unless `advertise` says another. Port 0 takes a free one (the ready line says which).
+    The default is reachable from this machine only: there is no authentication yet, so open it to a network you trust and no further."""
 
     join: tuple[str, ...] = ()
-    """Addresses of nodes of the cluster to join; any one that answers is enough. Empty: found a new cluster, or, where the data directory
-    already belongs to one, return to it."""
+    """Addresses of nodes of the cluster to join; any one that answers is enough, and two of different clusters are refused. A node that returns asks
+    them too, as long as some member cannot be reached. Empty: found a new cluster, or, where the data directory already belongs to one, return to
+    it. So give it to all nodes but the first; once the cluster stands also to that one, or it founds a second cluster should it lose its disk."""
 
     name: str | None = None
     """Name shown in logs and status. None: made from the address. Names help people only; the node's id is in its data directory."""
@@ -146,6 +147,11 @@ class NodeConfig:
 
     join_timeout_s: float = field(default=60.0, kw_only=True)
     """How long an unreachable `join` is retried before the node gives up, in seconds. Long enough to start a whole cluster in any order."""
+
+    advertise: str | None = field(default=None, kw_only=True)
+    """Address that other nodes are told, where it is not the one in `listen`: behind a port that is forwarded, or with `listen` on every interface
+    (0.0.0.0, ::). Port 0 stands for the one really bound. None: `listen`, or for every interface the address of the default route; where there is
+    none, starting fails."""
 
     explicit: frozenset[str] = field(default=frozenset(), repr=False, compare=False, kw_only=True)
     """Names of settings that were asked for even though they equal the default; `load` fills it in. See `asked`."""
@@ -287,6 +293,20 @@ def _listen(where: str, value: Any) -> str:
     return join_address(*split_address(value, where=where, port_min=0))
 
 
+def _advertise(where: str, value: Any) -> str:
+    from ipaddress import ip_address  # here, because only a node advertises and every client command imports this module
+
+    text = _listen(where, value)
+    host = split_address(text, where=where, port_min=0)[0].partition("%")[0]
+    try:
+        parsed = ip_address(host)
+    except ValueError:
+        return text
+    if (getattr(parsed, "ipv4_mapped", None) or parsed).is_unspecified:
+        raise ConfigError(f"{where}: {value!r} is every address of a machine, which nobody can dial; give one that other nodes reach")
+    return text
+
+
 def _join(where: str, value: Any) -> tuple[str, ...]:
     addresses = value.split(",") if isinstance(value, str) else value
     if not isinstance(addresses, list | tuple) or not all(isinstance(address, str) for address in addresses):
@@ -343,6 +363,7 @@ _CHECKS: dict[str, Check] = {
     "capacity": _positive(1000.0),
     "durability": _one_of(*DURABILITIES),
     "join_timeout_s": _positive(86_400.0),
+    "advertise": _optional(_advertise),
     "n": _whole(1, N_MAX),
     "r": _quorum,
     "w": _quorum,

@@ -16,7 +16,7 @@ import logging
 import os
 import re
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, ExitStack, closing
 from functools import partial
 from random import Random
@@ -32,6 +32,7 @@ from dynamo.client.verbs import Place, Verb
 from dynamo.client.verbs_async import AsyncVerbsOfDefault
 from dynamo.config import NodeConfig, split_address
 from dynamo.errors import ConfigError, ConnectionFailed, DynamoError
+from dynamo.membership.joining import hints
 from dynamo.membership.members import Membership
 from dynamo.membership.ring import ring_members
 from dynamo.model.member import JOINING, LEFT, NORMAL, Member
@@ -45,12 +46,12 @@ from dynamo.storage.buffer import WriteBuffer
 from dynamo.storage.commit_thread import CommitThread
 from dynamo.storage.data_directory import DataDirectory
 from dynamo.storage.flushing import Flushing
-from dynamo.wire.hello import FORMAT_MAX
+from dynamo.wire.hello import FORMAT_MAX, cluster_text
 
 DRAIN_S = 5.0
 HURRIED_DRAIN_S = 1.0  # when the program around the node is being cancelled
 VERB_TIMEOUT_S = 5.0  # of a verb that is called without one
-RETURN_TIMEOUT_S = 0.0  # a node that has its cluster asks `join` once, to see whether it is still the same
+RETURN_TIMEOUT_S = 0.0  # a node that has its cluster asks `join` once to see whether it is the same; it goes on asking while it runs
 
 T = TypeVar("T")
 _log = logging.getLogger("dynamo.node")
@@ -165,7 +166,8 @@ class Node(AsyncVerbsOfDefault):
         with ExitStack() as opened:
             self._directory = opened.enter_context(_Unchanged(DataDirectory(self.config.data, self.config.durability)))
             listener = opened.enter_context(closing(sockets.listen(self.config.listen)))
-            self.address = sockets.advertised(self.config.listen, listener)
+            self.address = sockets.advertised(self.config.listen, listener, self.config.advertise)
+            self._loopback = sockets.is_loopback(self.address) or (self.config.advertise is None and sockets.is_loopback(sockets.bound(listener)))
             self.name = self.config.name or _name_of(self.address)
             await self._learn()
             self._begin()
@@ -202,7 +204,9 @@ class Node(AsyncVerbsOfDefault):
             self._standings = Standings(ring_members(member for member in members if member.node_id != node_id))  # a newcomer holds nothing
         else:
             self._cluster = startup.found(config, os.urandom)
+            _log.info("founding cluster %s", cluster_text(self._cluster.cluster_id))
         startup.check_asked(config, self._cluster)
+        self._warn_of_loopback(members)
         self._membership.merge_all(members)
 
     def _stored_standings(self, stored: identity.Stored) -> Standings:
@@ -210,6 +214,14 @@ class Node(AsyncVerbsOfDefault):
         if stored.standings is not None:
             return Standings.decode(stored.standings)
         return Standings(ring_members(self._membership.members.values()))
+    def _warn_of_loopback(self, members: Iterable[Member]) -> None:
+        """Other machines that are told a loopback address meet themselves there."""
+        remote = [member.address for member in members if member.status != LEFT and member.address and sockets.is_remote(member.address)]
+        if remote and self._loopback:
+            _log.warning(
+                "this node tells others that it is at %s, where those on other machines, such as %s, cannot reach it; see `listen` and `advertise`",
+                self.address, remote[0],
+            )  # fmt: skip
 
     def _begin(self) -> None:
         """Begin a new incarnation, durable before anybody can see it."""
@@ -219,6 +231,7 @@ class Node(AsyncVerbsOfDefault):
         if known is not None and known.status == LEFT:
             raise ConfigError(f"{config.data}: this node left its cluster for good; give an empty data directory to join anew")
         capacity = startup.thousandths(config.capacity)
+        self._asked = hints(config.join, membership)
         membership.start(self.name, self.address, self._actor.actor, self._actor.lease_end, FORMAT_MAX, zone=config.zone, capacity=capacity, status=NORMAL)
         membership.administer(
             membership.node_id,
@@ -237,7 +250,8 @@ class Node(AsyncVerbsOfDefault):
                 return BufferedCommits(partial(Flushing, engine), writer, engine.engine, trio.current_time)
             return CommitThread(engine, notify) if durability == "synced" else InlineCommits(engine)
 
-        return Assembly(self._cluster, self._membership, self._actor, engine, commits, DURABILITIES[durability], listener, self._random, self._standings)
+        return Assembly(self._cluster, self._membership, self._actor, engine, commits, DURABILITIES[durability], listener, self._random, self._standings,
+                        self._asked)  # fmt: skip
 
     # --- running ------------------------------------------------------------------------------------------------------------------
 
@@ -258,10 +272,10 @@ class Node(AsyncVerbsOfDefault):
 
     async def _be_known(self) -> None:
         me = self._membership.local
-        others = [m for m in self._membership.members.values() if m.node_id != me.node_id and m.status != LEFT]
+        others = [m.node_id for m in self._membership.members.values() if m.node_id != me.node_id and m.status != LEFT]
         try:
             with self._introduction:
-                await startup.be_known(others, me, self.cluster_id, self._parts.reactor.refusals.get)
+                await startup.be_known(others, self._membership, self.cluster_id, self._parts.reactor.refusals.get)
         except ConfigError as error:
             self._not_known = error
         self._known.set()

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 @click.command("serve", short_help="Run a node.")
 @click.option("--data", metavar="DIR", help="Directory of the node's data; made when absent.")
 @click.option("--listen", metavar="HOST:PORT", help="Address to listen on; port 0 takes a free one.  [default: 127.0.0.1:7379]")
+@click.option("--advertise", metavar="HOST:PORT", help="Address that other nodes are told, where it is not the one listened on.")
 @click.option("--join", metavar="HOST:PORT", multiple=True, help="A node of the cluster to join; may be repeated.")
 @click.option("--name", help="Name for logs and status.")
 @click.option("--zone", help="Failure domain, such as a rack.")

@@ -5,6 +5,7 @@ The first two documents for people have the shape that `dynamo cluster status -o
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 from uuid import UUID
@@ -12,6 +13,7 @@ from uuid import UUID
 from dynamo._core import CORE
 from dynamo._core import ring as kernel
 from dynamo.errors import ConfigError, InvalidRequest
+from dynamo.membership.joining import lost_at
 from dynamo.membership.members import Membership
 from dynamo.membership.ring import Ring
 from dynamo.model.cluster import Cluster
@@ -32,6 +34,8 @@ from dynamo.model.messages import (
 from dynamo.replication.quorum import needed
 from dynamo.wire.documents import encode_document
 
+_log = logging.getLogger("dynamo.node")
+
 
 class Desk:
     """Answers admin messages from what this node knows now."""
@@ -39,9 +43,11 @@ class Desk:
     def __init__(
         self, cluster: Cluster, membership: Membership, ring: Callable[[], Ring], reachable: Callable[[NodeId], bool],
         live: Callable[[NodeId], bool], metrics: Callable[[], dict[str, Any]], recovering: Callable[[NodeId], int],
+        warn: Callable[..., None] = _log.warning,
     ) -> None:  # fmt: skip
         """`reachable(node)`: this node's opinion. `live(node)`: whether a process with that node id is connected.
-        `metrics()`: counts by name. `recovering(node)`: of how many of its partitions it does not hold all yet."""
+        `metrics()`: counts by name. `recovering(node)`: of how many of its partitions it does not hold all yet.
+        `warn(text, *arguments)`: what an operator should see."""
         self._cluster = cluster
         self._membership = membership
         self._ring = ring
@@ -49,12 +55,13 @@ class Desk:
         self._live = live
         self._metrics = metrics
         self._recovering = recovering
+        self._warn = warn
 
     def answer(self, message: Message) -> Message:
         """The reply to one of them, well formed by `wire.messages.check`. Raises ConfigError, InvalidRequest, InvalidKey."""
         kind, request_id = message[0], message[1]
         if kind == JOIN:
-            return (JOIN_REPLY, request_id, *self._join(message[2]))
+            return (JOIN_REPLY, request_id, *self._join(message[2], message[4]))
         if kind == CLUSTER_STATUS:
             return (CLUSTER_STATUS_REPLY, request_id, encode_document(self.cluster_status()))
         if kind == STATS:
@@ -67,8 +74,8 @@ class Desk:
         me = self._membership.local
         return {"node": me.name, "address": me.address, "core": CORE, **self._metrics()}
 
-    def _join(self, node_id: NodeId) -> tuple[bytes, tuple[Any, ...]]:
-        """What a node needs to become a member: it takes itself into the membership and gossips that.
+    def _join(self, node_id: NodeId, address: str) -> tuple[bytes, tuple[Any, ...]]:
+        """What a node needs to become a member: with that on its disk it takes itself into the membership and gossips that.
 
         InvalidRequest, for a double, may pass: the process connected may be one whose end has not been noticed. ConfigError will not.
         """
@@ -77,6 +84,11 @@ class Desk:
             raise ConfigError(f"node {node_id.hex()} left the cluster for good; join with an empty data directory")
         if self._live(node_id):
             raise InvalidRequest(f"another live process has node id {node_id.hex()}; a copied data directory is the same node")
+        for member in lost_at(self._membership, node_id, address):
+            self._warn(
+                "node %s comes in at %s, which was the address of %s (%s); that one stays a member until it comes back elsewhere or is removed",
+                node_id.hex(), address, member.name, member.node_id.hex(),
+            )  # fmt: skip
         members = tuple([member.to_tuple() for member in self._membership.members.values()])
         return encode_document(self._cluster.to_document()), members
 

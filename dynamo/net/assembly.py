@@ -8,11 +8,12 @@ import math
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from random import Random
 from typing import Any, Literal, Protocol
 
 from dynamo._core import CORE
+from dynamo.membership.joining import Seeking, held
 from dynamo.membership.members import Membership
 from dynamo.model.cluster import Cluster
 from dynamo.model.group import Group
@@ -58,8 +59,10 @@ class Assembly:
         listener: socket.socket,
         random: Random,
         standings: Standings,
+        join: Iterable[str] = (),
     ) -> None:
-        """The membership has been started: it knows this node's address. `commits(notify)`: see `Reactor`."""
+        """The membership has been started: it knows this node's address. `commits(notify)`: see `Reactor`. `join`: addresses to ask while a member
+        cannot be reached."""
         self._membership = membership
         self._random = random
         self._engine = engine
@@ -109,6 +112,18 @@ class Assembly:
             follow=self._follow,
             random=random,
         )
+        self._seeking = Seeking(join, random)
+        self.reactor.timers.at(0.0, self._seek)
+
+    def _seek(self, now: float) -> None:
+        """Ask where the members are that cannot be reached, and come back."""
+        peers, refusals = self.reactor.peers, self.reactor.refusals
+        look = self._seeking.look(now, self._membership, self._connected, lambda node: str(refusals.get(node, "")))
+        for address in look.ask:
+            peers.ask(address, now)
+        if look.complaint:
+            _log.warning(look.complaint)
+        self.reactor.timers.at(self._seeking.next_deadline, self._seek)
 
     def _recovering(self, node: NodeId) -> int:
         """Of how many partitions that the node owns it does not hold all yet, as far as is known here."""
@@ -161,7 +176,9 @@ class Assembly:
 
     def _address_of(self, node: NodeId) -> str | None:
         member = self._membership.members.get(node)
-        return member.address if member is not None and member.status != LEFT and member.address else None
+        if member is None or member.status == LEFT or not member.address:
+            return None
+        return "" if held(self._membership, node, self._connected) else member.address
 
     def _known_lease(self, node: NodeId) -> tuple[int, int]:
         member = self._membership.members.get(node)

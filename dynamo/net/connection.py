@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import socket
 
+from dynamo.config import join_address
 from dynamo.model.messages import ROLE_CLIENT, Message, Source
 from dynamo.net.polling import READ, WRITE
 from dynamo.wire.frames import FrameDecoder
@@ -46,7 +47,7 @@ class Connection:
         self.state = State.CONNECTING if outbound else State.GREETING
         self.role = ROLE_CLIENT
         self.source: Source = number  # who messages come from: the number of a client, the node id of a peer
-        self.node_id = b""  # of a peer; of an outbound connection from the start
+        self.node_id = b""  # of a peer; of an outbound connection to one from the start
         self.nonce = b""  # the peer's boot nonce
         self.mask = 0  # what the poll set watches for
         self.held_bytes = 0  # of an unfinished frame, as last accounted for
@@ -120,6 +121,14 @@ class Connection:
         if self.role == ROLE_CLIENT and self.state is State.OPEN:
             reading = not draining and not self.backlog
         return (READ if reading else 0) | (WRITE if self.unsent is not None else 0)
+
+    def far_end(self) -> str:
+        """Where the other side is, for people."""
+        try:
+            name = self.sock.getpeername()
+        except OSError:
+            return "an address that is gone"
+        return join_address(*name[:2])
 
     def shut_down_output(self) -> None:
         """Tell the other side that no more will come, once what is queued has left."""

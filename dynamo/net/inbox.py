@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from operator import itemgetter
 
@@ -26,8 +27,11 @@ from dynamo.net.polling import READ
 from dynamo.wire.frames import encode
 from dynamo.wire.messages import check_all
 
+_log = logging.getLogger("dynamo.net")
+
 Admin = Callable[[Message], Message]
 _KIND = itemgetter(0)
+_TOLD_MAX = 100
 ADMIN = frozenset((JOIN, CLUSTER_STATUS, PREFERENCE_LIST, STATS))  # answered beside the replica
 
 
@@ -44,9 +48,11 @@ class Inbox:
 
     def __init__(
         self, links: Links, handshake: Handshake, limits: Limits, admission: Admission, admin: Admin,
-        opened: Callable[[Connection, Greeted, float], None], refused: Callable[[NodeId, DynamoError], None],
+        opened: Callable[[Connection, Greeted, float], None], refused: Callable[[Connection, DynamoError], None],
+        strayed: Callable[[Connection, NodeId, float], None],
     ) -> None:  # fmt: skip
-        """`opened(connection, greeted, now)`: a HELLO exchange succeeded. `refused(node, error)`: a node we dialled turned us away."""
+        """`opened(connection, greeted, now)`: a HELLO exchange succeeded. `refused(connection, error)`: whoever we dialled turned us away.
+        `strayed(connection, node, now)`: this node answered at the address of `connection.node_id`; it is opened as a connection to that node next."""
         self._links = links
         self._handshake = handshake
         self._limits = limits
@@ -54,6 +60,8 @@ class Inbox:
         self._admin = admin
         self._opened = opened
         self._refused = refused
+        self._strayed = strayed
+        self._told: set[tuple[str, str]] = set()  # who was turned away and why, for the log to say it once
         self.protocol_errors = 0
 
     def readable(self, connection: Connection, batch: Batch, now: float) -> None:
@@ -136,6 +144,8 @@ class Inbox:
         """The first message of a connection. Raises ProtocolError or ConfigError to turn it away."""
         if connection.outbound:
             greeted = self._handshake.accept_reply(message, connection.node_id)
+            if greeted.node_id != connection.node_id:
+                self._strayed(connection, greeted.node_id, now)
         else:
             greeted = self._handshake.accept(message)
             assert greeted.reply is not None
@@ -147,11 +157,20 @@ class Inbox:
         self._links.opened(connection)
         self._opened(connection, greeted, now)
 
+    def _tell(self, connection: Connection, error: DynamoError) -> None:
+        """Say, once, that a caller was turned away: a node of another cluster has an address of ours, or we have one of its."""
+        told = connection.far_end().rpartition(":")[0], str(error)
+        if told not in self._told and len(self._told) < _TOLD_MAX:
+            self._told.add(told)
+            _log.warning("turned away a caller from %s: %s", *told)
+
     def _turn_away(self, connection: Connection, error: DynamoError, now: float) -> None:
         self.protocol_errors += 1
         if connection.outbound and connection.state is State.GREETING:
-            self._refused(connection.node_id, error)
-        if connection.node_id:  # a peer: there is nobody to tell, and the link must be given up at once
+            self._refused(connection, error)
+        elif isinstance(error, ConfigError):
+            self._tell(connection, error)
+        if connection.node_id or connection.outbound:  # a peer: there is nobody to tell, and the link must be given up at once
             self._links.finish(connection, str(error))
         else:
             self._links.refuse(connection, error, now)

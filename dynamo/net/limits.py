@@ -29,6 +29,9 @@ class Limits:
     retry_s_max: float = 2.0
     """Wait before a peer is dialled again: doubles from the first to the second with each failure in a row, jittered by half either way."""
 
+    stray_retry_s_max: float = 30.0
+    """The same where another node was found at the peer's address. It is dialled at once when its address changes."""
+
     output_bytes_max: int = 16 * MEBIBYTE
     """Unsent bytes of one connection. A reader slower than that is cut off: it would otherwise be buffered without end. So that a client that
     asks for much at once is not, its requests are let in by a window: so many that answers like the last ones fill half of this."""

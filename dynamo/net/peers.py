@@ -1,7 +1,10 @@
 """Links to other nodes: which connections lead to whom, what waits for one to come up, and when to dial again.
 
 A node dials a peer when it first has something for it, and again, with growing jittered pauses, after a failure, as long as the membership has
-an address for it. A connection serves both directions, so one dialled by the peer is as good; when both dialled at once there are two, which
+an address for it. Connections are to nodes, addresses are hints: where another node answers, the connection is one to that node, and the one that
+was dialled is tried again when its address has changed, or after a longer pause.
+
+A connection serves both directions, so one dialled by the peer is as good; when both dialled at once there are two, which
 is harmless: each side sends over the one that came up last. The replica hears `peer_up` with the first and `peer_down` with the last.
 """
 
@@ -22,12 +25,14 @@ from dynamo.net.timers import Timers
 if TYPE_CHECKING:
     from random import Random
 
+ASKED_MAX = 4  # addresses of one name that are asked at once
+
 
 class Dialler(Protocol):
     """What `Peers` needs of the reactor."""
 
     def dial(self, node_id: NodeId, target: SocketAddress) -> Connection | None:
-        """Begin to connect; None if that failed at once."""
+        """Begin to connect, to anybody if `node_id` is b""; None if that failed at once."""
 
     def look_up(self, host: str, port: int, found: Callable[[list[SocketAddress], float], None]) -> None:
         """Find the addresses of a name; `found(addresses, now)` is called in a later step."""
@@ -42,7 +47,9 @@ class Dialler(Protocol):
 class Peer:
     """What this node has of one other node."""
 
-    __slots__ = ("dialling", "failures", "links", "node_id", "queue", "queue_bytes", "retrying", "under_way", "untried")
+    __slots__ = (
+        "address", "astray", "dialling", "failures", "links", "node_id", "queue", "queue_bytes", "retrying", "under_way", "untried",
+    )  # fmt: skip
 
     def __init__(self, node_id: NodeId) -> None:
         self.node_id = node_id
@@ -52,6 +59,8 @@ class Peer:
         self.untried: deque[SocketAddress] = deque()  # further addresses of its name
         self.retrying = False  # a timer will dial again
         self.failures = 0  # in a row
+        self.address = ""  # that was dialled last
+        self.astray = False  # somebody else answered there
         self.queue: list[bytes] = []  # frames for when a link is up
         self.queue_bytes = 0
 
@@ -63,8 +72,8 @@ class Peers:
         self, dialler: Dialler, timers: Timers, limits: Limits, address_of: Callable[[NodeId], str | None], random: Random,
         down: Callable[[NodeId, float], None],
     ) -> None:  # fmt: skip
-        """`address_of(node)`: host:port from the membership, None for a node that is not in it or has left. `down(node, now)` is called when the
-        last link broke, and for each failed attempt."""
+        """`address_of(node)`: host:port from the membership, "" while somebody else is known to be there, None for a node that is not in it or has
+        left. `down(node, now)` is called when the last link broke, and for each failed attempt."""
         self._dialler = dialler
         self._timers = timers
         self._limits = limits
@@ -113,10 +122,40 @@ class Peers:
         peer.queue_bytes += len(frame)
 
     def want(self, node_id: NodeId, now: float) -> None:
-        """Have a link to this node, and keep trying."""
+        """Have a link to this node, and keep trying; at once if it has moved."""
         peer = self._peers.setdefault(node_id, Peer(node_id))
-        if not (peer.links or peer.dialling or peer.retrying):
+        if peer.links or peer.dialling:
+            return
+        if not peer.retrying or self._address_of(node_id) not in (None, "", peer.address):
             self._dial(peer, now)
+
+    def ask(self, address: str, now: float) -> None:
+        """Dial an address for whoever answers there. A failure is no news, and the next time is for the caller to choose."""
+        host, port = split_address(address)
+        target = numeric(host, port)
+        if target is not None:
+            self._ask([target], now)
+        else:
+            self._dialler.look_up(host, port, self._ask)
+
+    def _ask(self, found: list[SocketAddress], now: float) -> None:
+        for target in found[:ASKED_MAX]:
+            connection = self._dialler.dial(b"", target)
+            if connection is not None:
+                self._give_time(connection, now)
+
+    def strayed(self, connection: Connection, now: float) -> None:
+        """Another node answered at the address of the one that was dialled, so that the connection is none to it."""
+        peer = self._peers.get(connection.node_id)
+        if peer is None:
+            return
+        peer.astray = True
+        peer.under_way = [other for other in peer.under_way if other is not connection]
+        if peer.dialling and (peer.under_way or self._next_address(peer, now)):
+            return  # its name has other addresses
+        peer.dialling = False
+        if not peer.links:
+            self._failed(peer, now)
 
     def opened(self, connection: Connection) -> bool:
         """A connection to `connection.node_id` has been greeted. Returns whether it is the first."""
@@ -157,7 +196,8 @@ class Peers:
         peer.queue, peer.queue_bytes = [], 0
         if not peer.retrying and not peer.dialling:
             peer.retrying = True
-            pause = min(self._limits.retry_s_max, self._limits.retry_s * 2.0 ** min(peer.failures - 1, 16))
+            longest = self._limits.stray_retry_s_max if peer.astray else self._limits.retry_s_max
+            pause = min(longest, self._limits.retry_s * 2.0 ** min(peer.failures - 1, 16))
             self._timers.at(now + pause * self._random.uniform(0.5, 1.5), lambda later: self._retry(peer, later))
         self._down(peer.node_id, now)
 
@@ -174,7 +214,11 @@ class Peers:
                 del self._peers[peer.node_id]
                 self.dropped += len(peer.queue)
             return
-        peer.dialling = True
+        peer.astray = not address
+        if peer.astray:
+            self._failed(peer, now)
+            return
+        peer.dialling, peer.address = True, address
         host, port = split_address(address)
         target = numeric(host, port)
         if target is not None:
@@ -200,8 +244,11 @@ class Peers:
                 return True
         return False
 
-    def _watch(self, peer: Peer, connection: Connection, now: float) -> None:
+    def _give_time(self, connection: Connection, now: float) -> None:
         self._timers.at(now + self._limits.connect_timeout_s, lambda _: self._check_progress(connection))
+
+    def _watch(self, peer: Peer, connection: Connection, now: float) -> None:
+        self._give_time(connection, now)
         if peer.untried:
             self._timers.at(now + STAGGER_S, lambda later: self._go_on(peer, connection, later))
 

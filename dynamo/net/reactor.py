@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from dynamo._core import histogram
-from dynamo.errors import DynamoError
+from dynamo.errors import ConfigError, DynamoError
 from dynamo.model.messages import ROLE_PEER, NodeId
 from dynamo.net.admission import Admission, busy
 from dynamo.net.commits import Commits
@@ -56,6 +56,7 @@ POLLING_S = 0.001
 STEP_S = 0.002
 BATCH_MAX = 256  # messages at which a step takes in no more
 _LATENESS_BITS = 5  # off by at most 3 %
+_STRANGERS_MAX = 100
 SLICE = 16  # messages given to the replica between two looks at the clock
 
 
@@ -99,7 +100,7 @@ class Reactor:
         handshake = Handshake(greeting, secret, known_lease, self.peers.live_nonce)
         self.doors.hello = encode(handshake.hello())
         self._admission = Admission(self.limits.requests_in_flight_max)
-        self._inbox = Inbox(self.links, handshake, self.limits, self._admission, admin, self._opened, self._refused)
+        self._inbox = Inbox(self.links, handshake, self.limits, self._admission, admin, self._opened, self._refused, self._strayed)
         self._admin = admin
         self._idle = idle
         self._lease_heard = lease_heard
@@ -112,7 +113,8 @@ class Reactor:
         self._lost: list[NodeId] = []
         self._passed_over: list[int] = []
         self._drained: trio.Event | None = None
-        self.refusals: dict[NodeId, DynamoError] = {}  # what nodes we dialled turned us away with, until they do not
+        self.refusals: dict[NodeId, DynamoError] = {}  # why what we dialled was not that peer, until it is
+        self._strangers: dict[str, str] = {}  # what answered at addresses that were asked, and was no peer
         self._steps = self._messages_in = 0
         self._untaken: Batch = []  # what the last step had no time to give to the replica
         self._lateness = histogram.Histogram(_LATENESS_BITS)  # of ticks, in microseconds
@@ -280,7 +282,21 @@ class Reactor:
         """The last link to a peer broke, or an attempt failed. The replica is told at the end of the step: it may be what asked for the link."""
         self._lost.append(node_id)
 
-    def _refused(self, node_id: NodeId, error: DynamoError) -> None:
+    def _strayed(self, connection: Connection, node_id: NodeId, now: float) -> None:
+        if connection.node_id:
+            self._refused(connection, ConfigError(f"node {node_id.hex()} answers at the address of {connection.node_id.hex()}, which is out of date"))
+            self.peers.strayed(connection, now)
+
+    def _refused(self, connection: Connection, error: DynamoError) -> None:
+        node_id = connection.node_id
+        if not node_id:
+            where = connection.far_end()
+            if len(self._strangers) >= _STRANGERS_MAX:
+                self._strangers.clear()
+            if self._strangers.get(where) != str(error):
+                _log.warning("no node to join at %s: %s", where, error)
+            self._strangers[where] = str(error)
+            return
         if str(self.refusals.get(node_id)) != str(error):
             _log.warning("node %s cannot be a peer: %s", node_id.hex(), error)
         self.refusals[node_id] = error

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import socket
 import termios
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from struct import Struct
 from typing import Any
 
@@ -17,8 +18,8 @@ SocketAddress = tuple[int, Any]  # address family, address in the form of that f
 # A peer that vanished (power, cable) sends no reset. Unacknowledged data or unanswered probes for this long end the connection.
 PEER_SILENCE_MS = 5_000
 _INT = Struct("i")
-_UNSPECIFIED = {"0.0.0.0": socket.AF_INET, "::": socket.AF_INET6}
-_ANYWHERE = {socket.AF_INET: ("192.0.2.1", 9), socket.AF_INET6: ("2001:db8::1", 9)}  # documentation addresses; nothing is sent there
+# Documentation addresses; nothing is sent there.
+_ANYWHERE: dict[int, tuple[str, int]] = {socket.AF_INET: ("192.0.2.1", 9), socket.AF_INET6: ("2001:db8::1", 9)}
 
 
 def listen(address: str) -> socket.socket:
@@ -44,15 +45,60 @@ def listen(address: str) -> socket.socket:
     return sock
 
 
-def advertised(address: str, listener: socket.socket) -> str:
-    """What other nodes are told: the host as configured with the port really bound.
+def advertised(address: str, listener: socket.socket, advertise: str | None = None) -> str:
+    """What other nodes are told: `advertise`, or else the host as configured, with the port really bound where they name none (0).
 
-    For "every interface" that is the interface the default route leaves by, which is right on most machines with one network.
+    For "every interface" without it, that is the interface the default route leaves by, which is right on most machines with one network. Raises
+    ConfigError where there is none, or only a loopback one: others would meet themselves at such an address.
     """
-    host, _ = split_address(address, where="listen", port_min=0)
-    if host in _UNSPECIFIED:
-        host = _own_host(_UNSPECIFIED[host])
-    return join_address(host, listener.getsockname()[1])
+    bound = listener.getsockname()
+    host, port = split_address(advertise or address, where="advertise" if advertise else "listen", port_min=0)
+    port = port if advertise and port else bound[1]
+    if not advertise and is_unspecified(bound[0]):
+        families = [listener.family]
+        if listener.family == socket.AF_INET6 and not listener.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY):
+            families.append(socket.AF_INET)
+        found = next(filter(None, map(_own_host, families)), None)
+        if found is None:
+            raise ConfigError(
+                f"listen: {address} is every address of this machine, and no route tells by which one other nodes reach it; "
+                f"say so: advertise = HOST:{port} (--advertise), or listen on one address"
+            )
+        host = found
+    return join_address(host, port)
+
+
+def bound(listener: socket.socket) -> str:
+    """Where it listens, as numbers."""
+    return join_address(*listener.getsockname()[:2])
+
+
+def is_loopback(address: str) -> bool:
+    """Whether `host:port` is written as one that no other machine reaches."""
+    host, _ = split_address(address)
+    parsed = _parsed(host)
+    return host == "localhost" if parsed is None else parsed.is_loopback
+
+
+def is_remote(address: str) -> bool:
+    """Whether `host:port` is written as numbers that other machines reach."""
+    parsed = _parsed(split_address(address)[0])
+    return parsed is not None and not parsed.is_loopback
+
+
+def is_unspecified(host: str) -> bool:
+    """Whether that stands for every address of a machine."""
+    parsed = _parsed(host)
+    return parsed is not None and parsed.is_unspecified
+
+
+def _parsed(host: str) -> IPv4Address | IPv6Address | None:
+    """The address in a host written as numbers; of an IPv4 address in IPv6 form, that."""
+    try:
+        parsed = ip_address(host.partition("%")[0])
+    except ValueError:
+        return None
+    return getattr(parsed, "ipv4_mapped", None) or parsed
 
 
 def numeric(host: str, port: int) -> SocketAddress | None:
@@ -105,11 +151,13 @@ def untaken_bytes(sock: socket.socket) -> int:
         return 0
 
 
-def _own_host(family: socket.AddressFamily) -> str:
-    """This machine's address on the default route; connecting a datagram socket picks it and sends nothing."""
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        try:
+def _own_host(family: int) -> str | None:
+    """This machine's address on the default route, which others reach; connecting a datagram socket picks it and sends nothing."""
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.connect(_ANYWHERE[family])
-            return str(probe.getsockname()[0])
-        except OSError:
-            return "127.0.0.1" if family == socket.AF_INET else "::1"
+            host = str(probe.getsockname()[0])
+    except OSError:
+        return None
+    parsed = _parsed(host)
+    return host if parsed is not None and not (parsed.is_loopback or parsed.is_unspecified or parsed.is_link_local) else None

@@ -14,11 +14,14 @@ from uuid import UUID
 import trio
 
 from dynamo.config import QUORUM, BucketConfig, NodeConfig
-from dynamo.errors import ConfigError, ConnectionFailed, DynamoError, InvalidRequest, ProtocolError
+from dynamo.errors import ConfigError, DynamoError
+from dynamo.membership.joining import Entry
+from dynamo.membership.members import Membership
 from dynamo.model.cluster import BucketDefinition, Cluster
 from dynamo.model.member import Member
 from dynamo.model.messages import CLUSTER_STATUS, JOIN, ROLE_CLIENT, ROLE_JOIN, NodeId
 from dynamo.net.exchange import call
+from dynamo.net.handshake import NodeIdTaken
 from dynamo.wire.documents import decode_document
 from dynamo.wire.hello import Hello
 
@@ -53,60 +56,77 @@ def check_asked(config: NodeConfig, cluster: Cluster) -> None:
 
 
 async def join(addresses: Iterable[str], node_id: NodeId, name: str, address: str, timeout_s: float, cluster_id: bytes = b"") -> tuple[Cluster, list[Member]]:
-    """Ask the nodes at these addresses, in turn and again, until one answers with (the cluster, its members).
+    """Ask the nodes at all of these addresses, again and again until at least one answers, for (the cluster, its members).
 
-    Raises ConnectionFailed when none could be reached in time, ConfigError when one belongs to another cluster than `cluster_id`, when this node id
-    is taken, or when a node refuses for good.
+    Raises ConnectionFailed when none could be reached in time, ConfigError when one belongs to another cluster than `cluster_id` or than another of
+    them, when this node id is taken, or when a node refuses for good.
     """
-    addresses = list(addresses)
+    entry = Entry(list(addresses), timeout_s, DOUBLE_TIMEOUT_S)
     greeting = Hello(role=ROLE_JOIN, node_id=node_id, cluster_id=cluster_id)
     began = trio.current_time()
-    problems: dict[str, DynamoError] = {}
-    while True:
-        for target in addresses:
+    refused: list[ConfigError] = []
+
+    async def ask(target: str) -> None:
+        try:
+            _, reply = await call(target, greeting, (JOIN, 1, node_id, name, address), CALL_TIMEOUT_S)
+            entry.accepted(target, Cluster.from_document(decode_document(reply[2])), [Member.from_tuple(member) for member in reply[3]])
+        except DynamoError as error:
             try:
-                _, reply = await call(target, greeting, (JOIN, 1, node_id, name, address), CALL_TIMEOUT_S)
-                return Cluster.from_document(decode_document(reply[2])), [Member.from_tuple(member) for member in reply[3]]
-            except (InvalidRequest, ConnectionFailed, ProtocolError) as error:
-                problems[target] = error
-            except ConfigError as error:
-                raise ConfigError(f"{target}: {error}") from None
-        doubles = [error for error in problems.values() if isinstance(error, InvalidRequest)]
-        if trio.current_time() - began > (DOUBLE_TIMEOUT_S if doubles else timeout_s):
-            if doubles:
-                raise ConfigError(str(doubles[0]))
-            reasons = "; ".join(str(error) if str(error).startswith(target) else f"{target}: {error}" for target, error in problems.items())
-            raise ConnectionFailed(f"no node to join answered within {timeout_s:g} s ({reasons})")
+                entry.failed(target, error)
+            except ConfigError as final:
+                refused.append(final)
+
+    while True:
+        async with trio.open_nursery() as nursery:
+            for target in entry.addresses:
+                nursery.start_soon(ask, target)
+        if refused:
+            raise refused[0]
+        accepted = entry.verdict(trio.current_time() - began)
+        if accepted is not None:
+            return accepted
         await trio.sleep(ROUND_PAUSE_S)
 
 
-async def be_known(others: Iterable[Member], me: Member, cluster_id: bytes, refused: Callable[[NodeId], DynamoError | None]) -> None:
+async def be_known(others: Iterable[NodeId], membership: Membership, cluster_id: bytes, refused: Callable[[NodeId], DynamoError | None]) -> None:
     """Wait until each of the others that can be reached lists this node at its address, so that a request to any of them counts it in.
 
-    Raises ConfigError when one of them goes on refusing this node (`refused`); gives up waiting, but does not fail, for any other reason.
+    Raises ConfigError when one of them goes on saying that another process has this node's id (`refused`); gives up waiting, but does not fail, for any
+    other reason: who is not reached now is sought on, and an address at which somebody else answers is nobody's fault.
     """
+    others = list(others)
     with trio.move_on_after(DOUBLE_TIMEOUT_S):
         async with trio.open_nursery() as nursery:
-            for other in others:
-                nursery.start_soon(_be_known_to, other, me, cluster_id, refused)
+            for node_id in others:
+                nursery.start_soon(_be_known_to, node_id, membership, cluster_id, refused)
         return
-    for other in others:
-        error = refused(other.node_id)
-        if isinstance(error, ConfigError):
+    for node_id in others:
+        error, other = refused(node_id), membership.members[node_id]
+        if is_fatal(error):
             raise ConfigError(f"{other.name} at {other.address} refuses this node: {error}")
 
 
-async def _be_known_to(other: Member, me: Member, cluster_id: bytes, refused: Callable[[NodeId], DynamoError | None]) -> None:
+def is_fatal(refusal: DynamoError | None) -> bool:
+    """Whether a node must end for what another turned it away with: only if a second process has its id."""
+    return isinstance(refusal, NodeIdTaken)
+
+
+async def _be_known_to(node_id: NodeId, membership: Membership, cluster_id: bytes, refused: Callable[[NodeId], DynamoError | None]) -> None:
     greeting = Hello(role=ROLE_CLIENT, cluster_id=cluster_id)
     while True:
+        address, me = membership.members[node_id].address, membership.local
         try:
-            _, reply = await call(other.address, greeting, (CLUSTER_STATUS, 1), CALL_TIMEOUT_S)
+            theirs, reply = await call(address, greeting, (CLUSTER_STATUS, 1), CALL_TIMEOUT_S)
             nodes = decode_document(reply[2])["nodes"]
+            there = theirs.node_id == node_id
         except DynamoError:
-            return  # not there, or not that node any more: it will hear of us by gossip when it is
-        known = any(node["id"] == me.node_id.hex() and node["address"] == me.address and node["status"] == me.status for node in nodes)
-        if known and refused(other.node_id) is None:
-            return
+            there = False
+        if not there and membership.members[node_id].address == address:
+            return  # not there, or not that node any more: it will hear of us by gossip when it is found
+        if there:
+            known = any(node["id"] == me.node_id.hex() and node["address"] == me.address and node["status"] == me.status for node in nodes)
+            if known and not is_fatal(refused(node_id)):
+                return
         await trio.sleep(ROUND_PAUSE_S / 4)
 
 

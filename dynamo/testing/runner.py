@@ -20,10 +20,13 @@ from typing import Any
 from dynamo._core import CORE
 from dynamo.client.core import RetryPolicy
 from dynamo.replication import actor
+from dynamo.testing.addresses import TRACE
 from dynamo.testing.checkers import Violation, check, last_writes_lost
 from dynamo.testing.events import World
 from dynamo.testing.faults import Faults
+from dynamo.testing.growth import grow
 from dynamo.testing.history import History
+from dynamo.testing.moves import run_addresses
 from dynamo.testing.node import COMMIT_S_MAX
 from dynamo.testing.simulator import SimulatedCluster, draw_cluster, draw_settings
 from dynamo.testing.workloads import Mix, Worker, read_everywhere
@@ -31,6 +34,7 @@ from dynamo.testing.workloads import Mix, Worker, read_everywhere
 EXCHANGE_PERIODS = 3
 _ATTEMPTS_END_S = 8.0  # the longest a verb of a workload may still be under way when a storm is over
 _REPORTED_MAX = 20
+_GROWS = 0.3  # share of seeds with a growing world
 _AHEAD = 8  # seeds for each core
 _GARBAGE_MAX = 200_000  # containers that a worker process has not given back before it looks for cycles: some tens of megabytes
 _TRACE_BEFORE_S, _TRACE_LINES_MAX = 5.0, 400
@@ -137,11 +141,26 @@ def run_history(
             cluster.world.note("crash", error)
         report, history = judge(cluster, sum(worker.done for worker in workers), crashed), cluster.history
         cluster.dismantle()
+        if faults is None:
+            _other_worlds(report, log)
         return report, history
     finally:
         actor.LEASE_BLOCK = block
         if collects:
             gc.enable()
+
+
+def _other_worlds(report: Report, log: bool) -> None:
+    """The seed's other worlds: one in which addresses change hands and no data is kept, and for some one that does nothing but grow."""
+    found, counts, lines = run_addresses(report.seed, log=log)
+    report.violations = [*report.violations, *found][:_REPORTED_MAX]
+    report.faults |= {f"{TRACE}: {name}": count for name, count in counts.items()}
+    report.log += lines
+    if World(report.seed).stream("grows").random() < _GROWS:
+        grown = grow(report.seed, log)
+        report.violations = [*report.violations, *grown.violations][:_REPORTED_MAX]
+        report.faults["growth: joins"] = grown.joins
+        report.log += list(grown.world.log or ())
 
 
 def _where(error: Exception) -> str:

@@ -106,6 +106,17 @@ def test_a_mistake_elsewhere_is_named_by_its_flag_or_variable() -> None:
         load("absent.toml", {}, {"data": "d"})
 
 
+def test_what_others_are_told_comes_from_flag_variable_or_file(tmp_path: Path) -> None:
+    file = tmp_path / "node.toml"
+    file.write_text('[node]\nadvertise = "db1:1"\n')
+    assert load(None, {}, {"data": "d"}).advertise is None
+    assert load(file, {}, {"data": "d"}).advertise == "db1:1"
+    assert load(file, {"DYNAMO_ADVERTISE": "[fd00::1]:2"}, {"data": "d"}).advertise == "[fd00::1]:2"
+    assert load(file, {"DYNAMO_ADVERTISE": "db1:2"}, {"data": "d", "advertise": "db1"}).advertise == "db1:7379"
+    with pytest.raises(ConfigError, match=r"^--advertise: '0\.0\.0\.0:1' is every address"):
+        load(None, {}, {"data": "d", "advertise": "0.0.0.0:1"})
+
+
 def test_a_joining_node_insists_on_what_it_was_told_even_if_that_is_the_default() -> None:
     assert NodeConfig("d").asked() == {}
     assert NodeConfig("d", n=5, zone="z").asked() == {"n": 5}

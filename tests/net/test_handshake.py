@@ -6,7 +6,7 @@ import pytest
 
 from dynamo.errors import ConfigError, ProtocolError, Unavailable
 from dynamo.model import messages as m
-from dynamo.net.handshake import Handshake
+from dynamo.net.handshake import Handshake, NodeIdTaken
 from dynamo.wire.hello import Hello, client_hello, message_of, sign
 
 SECRET = bytes(range(32))
@@ -50,14 +50,39 @@ def test_both_sides_refuse_the_wrong_node(bad):
         handshake().accept_reply(reply(**bad), bad.get("node_id", OTHER.node_id))
 
 
-def test_a_reply_must_be_to_this_hello_from_the_node_that_was_dialled_as_a_peer():
-    for wrong in (reply(nonce=b"3" * 16), reply(nonce=b""), reply(node_id=b"z" * 16)):
+def test_a_reply_must_be_to_this_hello_from_a_node_as_a_peer():
+    for wrong in (reply(nonce=b"3" * 16), reply(nonce=b"")):
         with pytest.raises(ConfigError):
             handshake().accept_reply(wrong, OTHER.node_id)
     with pytest.raises(ProtocolError):
         handshake().accept_reply(reply(role=m.ROLE_CLIENT), OTHER.node_id)
     with pytest.raises(Unavailable):
         handshake().accept_reply(m.error_message(0, Unavailable.code, "busy", False), OTHER.node_id)
+
+
+def test_whoever_answers_is_taken_for_who_it_is():
+    assert handshake().accept_reply(reply(node_id=b"z" * 16), OTHER.node_id).node_id == b"z" * 16
+    assert handshake().accept_reply(reply(), b"").node_id == OTHER.node_id
+
+
+def test_a_node_that_dials_itself_has_an_old_address_and_no_double():
+    for meet in (lambda h: h.accept(h.hello()), lambda h: h.accept_reply(reply(node_id=MINE.node_id, boot_nonce=MINE.boot_nonce), OTHER.node_id)):
+        with pytest.raises(ConfigError, match="out of date") as raised:
+            meet(handshake())
+        assert not isinstance(raised.value, NodeIdTaken)
+
+
+def test_only_the_node_whose_own_id_another_process_has_is_told_that_it_is_taken():
+    for accept in (lambda: handshake().accept(hello(node_id=MINE.node_id)), lambda: handshake().accept_reply(reply(node_id=MINE.node_id), OTHER.node_id),
+                   lambda: handshake(live=b"9" * 16).accept(hello())):  # fmt: skip
+        with pytest.raises(NodeIdTaken) as raised:
+            accept()
+        told = m.error_message(0, raised.value.code, str(raised.value), False)
+        with pytest.raises(NodeIdTaken):
+            handshake().accept_reply(told, OTHER.node_id)
+    with pytest.raises(ConfigError) as other:  # two processes of another node are not this one's fault
+        handshake(live=b"9" * 16).accept_reply(reply(), OTHER.node_id)
+    assert not isinstance(other.value, NodeIdTaken)
 
 
 def test_another_live_process_with_the_node_id_is_refused_and_the_same_one_is_not():

@@ -12,16 +12,27 @@ from typing import Any
 import pytest
 
 from dynamo._core import record as records
-from dynamo.errors import CorruptRecord
+from dynamo.errors import ConfigError, CorruptRecord
+from dynamo.membership import joining
+from dynamo.net import admin, handshake, startup
 from dynamo.replication import actor, handoff, local, put, replica, rows
 from dynamo.replication.actor import ActorLease
+from dynamo.testing import addresses
 
 Patch = Callable[[pytest.MonkeyPatch], None]
 BUGS: dict[str, Patch] = {}
 
 
+ADDRESS_BUGS: dict[str, Patch] = {}  # of who is behind an address: found by the world of addresses
+
+
 def bug(plant: Patch) -> Patch:
     BUGS[plant.__name__] = plant
+    return plant
+
+
+def address_bug(plant: Patch) -> Patch:
+    ADDRESS_BUGS[plant.__name__] = plant
     return plant
 
 
@@ -387,3 +398,76 @@ def weak_acknowledgements_count(patch: pytest.MonkeyPatch) -> None:
     """A refusal of a replica counts as its acknowledgement."""
     good = put.PendingPut.on_reply
     patch.setattr(put.PendingPut, "on_reply", lambda self, core, source, message: good(self, core, source, (*message[:2], 0, *message[3:])))
+
+
+# --- who is behind an address ---------------------------------------------------------------------------------------------------------
+
+
+@address_bug
+def an_address_is_an_identity(patch: pytest.MonkeyPatch) -> None:
+    """Whoever answers at another's address is refused, and a node that is refused ends."""
+    _only_the_expected(patch)
+    patch.setattr(startup, "is_fatal", lambda refusal: isinstance(refusal, ConfigError))
+
+
+@address_bug
+def who_answers_is_not_believed(patch: pytest.MonkeyPatch) -> None:
+    """Whoever answers at another's address is refused, though nobody ends for it. (Where a node asks at its former address too, that alone is made good.)"""
+    _only_the_expected(patch)
+    swapped_nodes_ask_nobody(patch)
+
+
+def _only_the_expected(patch: pytest.MonkeyPatch) -> None:
+    good = handshake.Handshake.accept_reply
+
+    def strict(self: handshake.Handshake, message: Any, expected: bytes) -> handshake.Greeted:
+        greeted = good(self, message, expected)
+        if expected not in (b"", greeted.node_id):
+            raise ConfigError("another node answers at this address")
+        return greeted
+
+    patch.setattr(handshake.Handshake, "accept_reply", strict)
+
+
+@address_bug
+def asked_once_at_start(patch: pytest.MonkeyPatch) -> None:
+    """The addresses of `join` are asked when a node starts, and never again."""
+    good = joining.Seeking.look
+
+    def once(self: joining.Seeking, *arguments: Any) -> joining.Look:
+        first = self.next_deadline == 0.0
+        look = good(self, *arguments)
+        return look if first else joining.Look()
+
+    patch.setattr(joining.Seeking, "look", once)
+
+
+@address_bug
+def the_first_answer_decides(patch: pytest.MonkeyPatch) -> None:
+    """A newcomer takes the first cluster that answers, whatever the others say."""
+    good = joining.Entry.verdict
+
+    def verdict(self: joining.Entry, waited_s: float) -> Any:
+        for address in list(self._clusters)[1:]:
+            del self._clusters[address]
+        return good(self, waited_s)
+
+    patch.setattr(joining.Entry, "verdict", verdict)
+
+
+@address_bug
+def in_the_ring_for_having_asked(patch: pytest.MonkeyPatch) -> None:
+    """A node is a member as soon as it asked to become one."""
+    good = admin.Desk._join
+
+    def join(self: admin.Desk, node_id: bytes, address: str) -> Any:
+        self._membership.admit(node_id, "asked", address)
+        return good(self, node_id, address)
+
+    patch.setattr(admin.Desk, "_join", join)
+
+
+@address_bug
+def swapped_nodes_ask_nobody(patch: pytest.MonkeyPatch) -> None:
+    """A node forgets where it was before."""
+    patch.setattr(addresses, "hints", lambda join, membership: list(join))
