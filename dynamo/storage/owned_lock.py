@@ -43,10 +43,10 @@ class OwnedLock(RLock):
         try:
             if not self.acquire(timeout=timeout_s):
                 raise TimeoutError
-            try:
-                return step()
-            finally:
-                self.release()
+            # No try within: where one begins is a place that the outer one does not cover.
+            outcome = step()
+            self.release()
+            return outcome
         except BaseException:
             self.let_go()
             raise
@@ -57,15 +57,14 @@ def run_holding(locks: list[OwnedLock], left_s: Callable[[], float], work: Calla
     `left_s` says how long one may still be waited for; raises TimeoutError."""
     wanted = [lock for lock in locks if not lock.held_here()]
     try:
-        try:
-            for lock in wanted:
-                if not lock.acquire(timeout=left_s()):
-                    raise TimeoutError
-            return work()
-        finally:
-            _let_go(wanted)
+        for lock in wanted:
+            if not lock.acquire(timeout=left_s()):
+                raise TimeoutError
+        outcome = work()
+        _let_go(wanted)
+        return outcome
     except BaseException:
-        _let_go(wanted)  # again: what came may have come in the midst of that
+        _let_go(wanted)
         raise
 
 
