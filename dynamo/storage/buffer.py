@@ -241,13 +241,16 @@ class WriteBuffer:
     def close(self) -> None:
         """Flush and close. Raises StorageFull or StorageFailed once all is closed: then acknowledged writes are lost."""
         if not self._closed:
-            self._closed = True
             try:
                 # Whoever was to write a flush that is still under way did not tell how it ended: written once more it is the same.
                 self._take_back(StorageFailed("a flush was not finished"))
                 self.flush()
-            finally:
+                self._closed = True
+            except DynamoError:  # nothing else closes: what a Ctrl-C leaves here is for the next call
+                self._closed = True
                 self.engine.close()
+                raise
+        self.engine.close()
 
 
 def _check(group: Group) -> None:

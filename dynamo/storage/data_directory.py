@@ -186,6 +186,7 @@ class DataDirectory:
         except OSError as error:
             raise StorageFailed(f"cannot leave {self.path} in order: {error}") from error
         finally:
+            self.engine.close()  # again, for an exception that came before it was: nobody else may come in while it is open
             _unlock(lock)
 
 

@@ -15,6 +15,7 @@ import logging
 import os
 import sys
 import threading
+from collections.abc import Callable
 from threading import Event, Thread
 
 from dynamo.storage.buffer import WriteBuffer
@@ -96,7 +97,7 @@ class FlushThread:
             _log.error("the store is busy as the program ends: what is in its write buffer is lost; close it first")
 
 
-def _before_a_child_of_multiprocessing_ends(hook: object) -> None:
+def _before_a_child_of_multiprocessing_ends(hook: Callable[[], None]) -> None:
     """Such a child leaves without the functions of `atexit`."""
     process = sys.modules.get("multiprocessing.process")
     if process is not None and process.parent_process() is not None:

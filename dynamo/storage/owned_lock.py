@@ -15,7 +15,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-class OwnedLock(RLock):
+class OwnedLock(RLock):  # type: ignore[misc]  # final for checkers, a base class in CPython
     """A lock taken by one call at a time: who may be inside already asks `held_here` first. As fast as the one it is made of."""
 
     def held_here(self) -> bool:

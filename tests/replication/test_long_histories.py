@@ -10,8 +10,6 @@ from dynamo.replication import tokens
 from dynamo.replication.put import RANGES_WARNED
 
 
-
-
 def test_a_token_never_has_more_ranges_than_it_may_and_covers_what_was_shown() -> None:
     context = b"".join(sorted(actor.to_bytes(8, "big") + (1).to_bytes(8, "big") * 2 for actor in range(1, 6000)))
     shown = records.put(b"", context, 5999, 1, 1, 1, bytes(16), b"v", False)

@@ -1,3 +1,4 @@
+# ruff: noqa: B023  (each function is called in the turn of the loop that makes it)
 """An exception at any line of what a call goes through: the store answers other threads, closes, and its directory opens anew."""
 
 from __future__ import annotations

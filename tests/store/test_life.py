@@ -18,7 +18,9 @@ import pytest
 import dynamo
 from dynamo._core import record as records
 
-CUT_OFF = "import os, sys, dynamo\nstore = dynamo.open(sys.argv[1], durability=sys.argv[2])\nprint(store.set('k', b'v').dot.actor)\nsys.stdout.flush()\nos._exit(9)"
+CUT_OFF = (
+    "import os, sys, dynamo\nstore = dynamo.open(sys.argv[1], durability=sys.argv[2])\nprint(store.set('k', b'v').dot.actor)\nsys.stdout.flush()\nos._exit(9)"
+)
 
 
 def child(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
