@@ -145,11 +145,11 @@ class LmdbEngine:
                 _apply(transaction, self._meta, group.meta)
                 if entering is not None:
                     entering()
+                transaction.commit()
             except BaseException:
                 if transaction is not None:
-                    transaction.abort()
+                    transaction.abort()  # one that is committed is none the worse for it
                 raise
-            transaction.commit()
             if group.synced and not self.synced:
                 self._environment.sync(True)
         except lmdb.Error as error:
