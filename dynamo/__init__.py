@@ -42,6 +42,7 @@ _MODULES = {
     "ConfigError": "dynamo.errors",
     "ConflictError": "dynamo.errors",
     "ProtocolError": "dynamo.errors",
+    "Reentered": "dynamo.errors",
 }
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     from dynamo.errors import InvalidRequest as InvalidRequest
     from dynamo.errors import KeyTooLong as KeyTooLong
     from dynamo.errors import ProtocolError as ProtocolError
+    from dynamo.errors import Reentered as Reentered
     from dynamo.errors import StorageFailed as StorageFailed
     from dynamo.errors import StorageFull as StorageFull
     from dynamo.errors import Timeout as Timeout

@@ -118,6 +118,13 @@ class ConflictError(DynamoError):
         self.result = result
 
 
+class Reentered(DynamoError, RuntimeError):
+    """A signal handler, a `__del__` or a callback called while the same thread was inside of what it calls, and would have waited for itself. Nothing was
+    done. Set a flag there, or hand the call to another thread (a queue, an executor), and make it when the thread is out again."""
+
+    code = 99  # never on the wire
+
+
 class ProtocolError(DynamoError):
     """The other side sent bytes that are not this protocol. The connection is closed."""
 

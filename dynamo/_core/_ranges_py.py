@@ -119,6 +119,12 @@ def context_highest(context: bytes, actor: int) -> int:
     return max((last for owner, _, last in open_context(context) if owner == actor), default=0)
 
 
+def context_keep(context: bytes, actors: tuple[int, ...]) -> bytes:
+    """The ranges of these actors."""
+    check_u64(*actors)
+    return pack([entry for entry in open_context(context) if entry[0] in actors])
+
+
 def context_gap(have: bytes, want: bytes, actor: int, since: int) -> bool:
     """Whether `want` holds a counter of `actor` that is at least `since` and not in `have`."""
     check_u64(actor, since)

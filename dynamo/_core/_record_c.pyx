@@ -204,6 +204,52 @@ def put_last_write_wins(
     return assemble(KIND_LAST_WRITE_WINS, nothing.ranges, nothing.ranges, &walk, kept)
 
 
+def forget(bytes record not None, tuple actors not None):
+    """The record without the ranges of other actors than these, except those in which one of its versions lies."""
+    cdef View view, nothing
+    cdef Walk walk
+    cdef Tally kept
+    cdef Ranges left
+    cdef Py_ssize_t i, j = 0
+    cdef bint needed
+    cdef const uint8_t* p
+    cdef set known = actors_of(actors)
+    if not PyBytes_GET_SIZE(record):
+        return record
+    open_any(record, &view)
+    if not view.ranges.count:
+        return record
+    cdef uint8_t* scratch = <uint8_t*> PyMem_Malloc(view.ranges.count * RANGE_BYTES)
+    if scratch == NULL:
+        raise MemoryError
+    try:
+        left.at, left.count = scratch, 0
+        for i in range(view.ranges.count):
+            p = view.ranges.at + i * RANGE_BYTES
+            needed = False
+            while j < view.count and is_within(p, view.headers + j * VERSION_BYTES):
+                needed = True
+                j += 1
+            if needed or load64(p) in known:
+                memcpy(scratch + left.count * RANGE_BYTES, p, RANGE_BYTES)
+                left.count += 1
+        if left.count == view.ranges.count:
+            return record
+        clear(&nothing, KIND_SIBLINGS)
+        view.ranges.count = 0
+        kept = tally(&walk, &nothing, &view)
+        return assemble(KIND_SIBLINGS, left, nothing.ranges, &walk, kept)
+    finally:
+        PyMem_Free(scratch)
+
+
+cdef set actors_of(tuple actors):
+    cdef set known = set()
+    for actor in actors:
+        known.add(u64(actor))
+    return known
+
+
 def merge(bytes a not None, bytes b not None):
     """The join of two records."""
     cdef View x, y
@@ -483,6 +529,18 @@ def context_highest(bytes context not None, actor):
         if load64(ours.at + i * RANGE_BYTES) == owner:
             highest = load64(ours.at + i * RANGE_BYTES + 16)
     return highest
+
+
+def context_keep(bytes context not None, tuple actors not None):
+    """The ranges of these actors."""
+    cdef set known = actors_of(actors)
+    cdef Ranges ours = open_context(context)
+    cdef Py_ssize_t i
+    cdef list kept = []
+    for i in range(ours.count):
+        if load64(ours.at + i * RANGE_BYTES) in known:
+            kept.append(context[i * RANGE_BYTES : (i + 1) * RANGE_BYTES])
+    return b"".join(kept)
 
 
 def context_gap(bytes have not None, bytes want not None, actor, since):

@@ -38,6 +38,7 @@ from dynamo._core._ranges_py import (
     context_covers,
     context_gap,
     context_highest,
+    context_keep,
     context_union,
     context_verify,
     covers,
@@ -51,7 +52,7 @@ from dynamo.errors import CorruptRecord
 __all__ = [
     "AFTER", "BEFORE", "CONCURRENT", "EQUAL", "FORMAT", "LAST_WRITE_WINS", "SIBLINGS", "TOMBSTONE", "Version",
     "check", "compare", "context", "context_add", "context_contains", "context_covers", "context_gap",
-    "context_highest", "context_union", "context_verify", "digest", "duplicate_dots", "find_operation", "merge", "put",
+    "context_highest", "context_keep", "context_union", "context_verify", "digest", "duplicate_dots", "find_operation", "forget", "merge", "put",
     "put_last_write_wins", "single_value", "token_context", "verify", "version_count", "versions", "visible",
 ]  # fmt: skip
 
@@ -206,6 +207,20 @@ def put_last_write_wins(record: bytes, actor: int, counter: int, time: int, oper
         if _last_write_wins_rank(present) >= _last_write_wins_rank(header):
             return record
     return _build(LAST_WRITE_WINS, [], {header: value})
+
+
+def forget(record: bytes, actors: tuple[int, ...]) -> bytes:
+    """The record without the ranges of other actors than these, except those in which one of its versions lies; `record` itself where that is all.
+
+    Only for a store whose versions nobody else has: elsewhere a forgotten version would come back with the next merge.
+    """
+    check_u64(*actors)
+    if not record:
+        return record
+    opened = _open(record)
+    needed = {bisect_right(opened.ranges, (*_DOT.unpack_from(header), U64_MAX)) - 1 for header in opened.versions}
+    ranges = [entry for at, entry in enumerate(opened.ranges) if entry[0] in actors or at in needed]
+    return record if len(ranges) == len(opened.ranges) else _build(opened.kind, ranges, opened.versions)
 
 
 def merge(a: bytes, b: bytes) -> bytes:

@@ -147,13 +147,13 @@ cdef class Reader:
     """Reads records of one bucket by way of a Look, while nobody else holds the engine's lock."""
 
     cdef Look look
-    cdef object locked, enter, release
+    cdef object acquire, release
     cdef uint64_t seed
     cdef Py_ssize_t partitions
     cdef bytes bucket
 
     def __init__(self, Look look not None, lock, seed, Py_ssize_t partitions, bytes bucket not None):
-        self.look, self.locked, self.enter, self.release = look, lock.locked, lock.__enter__, lock.release
+        self.look, self.acquire, self.release = look, lock.acquire, lock.release
         self.seed, self.partitions, self.bucket = PyLong_AsUnsignedLongLongMask(seed), partitions, bucket
 
     def record(self, bytes key not None):
@@ -164,9 +164,8 @@ cdef class Reader:
         if PyBytes_GET_SIZE(key) == 0 or look is None or not look.open:  # None before __init__
             return None
         row_key = inlined(self.bucket, key, self.seed, self.partitions)
-        if row_key is None or self.locked():
+        if row_key is None or not self.acquire(False):
             return None
-        self.enter()
         try:  # a Ctrl-C cannot come in between: signals are heard between instructions of Python's
             if not look.open:
                 return None

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from struct import Struct
-from types import TracebackType
 from typing import Protocol
 
 from xxhash import xxh3_64_digest
@@ -35,9 +34,8 @@ _INLINE_RECORD_AT = _HEAD_BYTES + _CHECKSUM_BYTES
 class Lock(Protocol):
     """What a Reader needs of a lock."""
 
-    def locked(self) -> bool: ...
-    def __enter__(self) -> bool: ...
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None, /) -> None: ...
+    def acquire(self, blocking: bool = ..., /) -> bool: ...
+    def release(self) -> None: ...
 
 
 Fields = tuple[int, int, int, bytes, bytes, bytes]  # status, since_actor, since, digest, full key, record
@@ -111,12 +109,15 @@ class Reader:
         anything else, the row is damaged or has no record, the key is empty or too long for its row key. What `read` raises is raised."""
         look = self._look
         row_key = inline_key(self._bucket, key, self._seed, self._partitions) if key else None
-        if row_key is None or not look.open or self._lock.locked():
+        # A Ctrl-C between `acquire` and `try` leaves the lock taken; who calls this lets it go after any exception (`storage.owned_lock`).
+        if row_key is None or not look.open or not self._lock.acquire(False):
             return None
-        with self._lock:  # not acquire() and try: a Ctrl-C between the two would leave it locked
+        try:
             if not look.open:
                 return None
             data = look.read(row_key)
+        finally:
+            self._lock.release()
         if type(data) is not bytes:
             return b"" if data is None else None
         try:

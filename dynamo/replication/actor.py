@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from random import Random
 
 LEASE_BLOCK = 1 << 20
+_ACTORS_OF_A_LIFE = 16
 _FORM = struct.Struct(">BQQ")
 _FORMAT = 1
 
@@ -29,7 +30,7 @@ class ActorLease:
     machine set back to an old state cannot tell by itself.
     """
 
-    __slots__ = ("_announced", "_kept_from", "actor", "issued", "lease_end", "staged", "unconfirmed")
+    __slots__ = ("_announced", "_kept_from", "actor", "issued", "lease_end", "of_this_life", "staged", "unconfirmed")
 
     def __init__(self, actor: int, issued: int, lease_end: int, kept_from: int = 0) -> None:
         assert actor != 0 and 0 <= issued <= lease_end
@@ -40,12 +41,15 @@ class ActorLease:
         self.unconfirmed = False
         self._kept_from = kept_from  # the lease end that the last life left; 0 for an actor of this life
         self._announced = {lease_end}  # those of this life
+        # Those that minted in this life, of many the newest: failed commits end them one after another.
+        self.of_this_life: tuple[int, ...] = (actor,)
 
     @classmethod
     def load(cls, meta: bytes | None, clean: bool, random: Random) -> ActorLease:
         """The actor to start with, to be made durable (`encode`) before anything is minted.
 
-        After a clean stop of this very directory the old actor goes on behind its old lease; in any other case a new one begins.
+        `clean`: this very directory was stopped cleanly, or was cut off where nothing ever left ahead of its commit. Then the old actor goes on behind
+        its old lease; in any other case a new one begins.
         """
         if meta is not None and clean and len(meta) == _FORM.size:
             form, actor, end = _FORM.unpack(meta)
@@ -106,6 +110,7 @@ class ActorLease:
         self.staged = None
         if actor != self.actor:
             self.actor, self.issued, self._kept_from, self.unconfirmed = actor, 0, 0, False
+            self.of_this_life = (*self.of_this_life[1 - _ACTORS_OF_A_LIFE :], actor)
         self.lease_end = end
         self._announced.add(end)
 

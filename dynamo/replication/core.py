@@ -147,6 +147,7 @@ class Core:
         self.reading_bytes = 0  # of the records that pending gets hold
         self.outbox: list[tuple[Source, Message]] = []
         self.waiting_for_actor: list[tuple[ReplyTo, Message]] = []
+        self.alone = False  # set by the driver of a store that never had a peer: nobody can bring back what its own past actors wrote
         self.unowned_rows_staged = False
         self.repair_wanted: list[tuple[bytes, bytes]] = []  # keys whose own row is damaged, to be read from peers
         self._repairs: dict[tuple[bytes, bytes], float] = {}  # when the repair of a damaged row was last begun

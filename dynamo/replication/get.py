@@ -407,7 +407,9 @@ class PendingGet(GetFold):
 def sealed_token(core: Core, bucket: bytes, key: bytes, definition: BucketDefinition, record: bytes, time: int) -> bytes:
     """The token that covers all versions of the record (and, for last-write-wins, its time)."""
     kind = definition.record_kind
-    context = records.context(record) if record else b""
+    context = records.context(records.forget(record, core.actor.of_this_life) if core.alone else record) if record else b""
+    if len(context) > tokens.RANGES_BYTES_MAX:
+        context = tokens.fitted(context, record)
     return tokens.seal(core.cluster.secret, full_key(bucket, key), kind, time if kind == records.LAST_WRITE_WINS else 0, context)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Set as AbstractSet
 
 from dynamo._core import record as records
-from dynamo.errors import DynamoError, InvalidContext, StorageFailed, Timeout, TooManySiblings, Unavailable, ValueTooLarge
+from dynamo.errors import DynamoError, StorageFailed, Timeout, TooManySiblings, Unavailable, ValueTooLarge
 from dynamo.model import messages as m
 from dynamo.model.cluster import BucketDefinition
 from dynamo.model.key import check_bucket, check_key, full_key
@@ -27,6 +27,7 @@ from dynamo.replication.quorum import FAILED, MET, PENDING, needed
 from dynamo.replication.routes import Route
 
 MINT_WAIT_MAX = 10_000
+RANGES_WARNED = 64
 
 
 class PutFold:
@@ -296,6 +297,10 @@ def coordinate_put(core: Core, reply_to: ReplyTo, message: Message, place: Place
         return
     _stage(core, row_key, bucket, key, row, record, dot, route.standing)
     shown, unseen = records.token_context(record, context, *dot)
+    if core.alone:  # what the client has seen of actors that are over is replaced, and nobody has it any more
+        shown = records.context_keep(shown, core.actor.of_this_life)
+    if len(shown) > tokens.RANGES_BYTES_MAX:
+        shown = tokens.fitted(shown, record)
     sealed = tokens.seal(core.cluster.secret, full_key(bucket, key), definition.record_kind, _time_of(record, definition), shown)
     request_id = core.request_id()
     seconds = min(time_ms / 1000.0, core.settings.request_time_s_max)
@@ -354,19 +359,32 @@ def _new_record(
         since = row.since if row is not None and row.since and row.since_actor == actor else counter
         written = core.hlc()
         record = records.put(old, context, actor, counter, since, written, operation, body, tombstone)
+        if core.alone:
+            record = records.forget(record, core.actor.of_this_life)
         count, before = records.version_count(record), records.version_count(old) if old else 0
-        if count > definition.siblings_max and count >= before:
+        # A write that makes nothing worse is never refused: it may be the one that merges them, or deletes the key.
+        if count > definition.siblings_max and count > before:
             raise TooManySiblings(f"the key holds {before} concurrent versions; read it, merge them, put with the context of that read")
-        if len(record) > core.settings.record_bytes_max and len(record) >= len(old):
+        if _burden(record) > core.settings.record_bytes_max and _burden(record) > _burden(old):
             raise ValueTooLarge(f"the record would have {len(record)} bytes with its siblings; merge them first")
-        if len(records.context(record)) > tokens.RANGES_MAX * tokens.RANGE_BYTES:
-            raise InvalidContext(f"the key's history has more than {tokens.RANGES_MAX} ranges")
+        if _ranges(record) > RANGES_WARNED:
+            core.count("long_contexts")  # each crash of a coordinator adds one, and nothing but time can be done about it
     core.actor.issue(counter)
     core.rows.operations.stage(operation, row_key, (actor, counter, written))
     if core.actor.wants_extension:
         core.actor.extend()
         core.stage_actor()
     return record, context, (actor, counter)
+
+
+def _ranges(record: bytes) -> int:
+    """How many ranges the context of a record has."""
+    return int.from_bytes(record[4:8], "big")
+
+
+def _burden(record: bytes) -> int:
+    """The bytes of a record that its writers can answer for: without the ranges of its context, which grow with the years and cannot shrink."""
+    return len(record) - _ranges(record) * tokens.RANGE_BYTES
 
 
 def _earlier(core: Core, row_key: bytes, old: bytes, operation: bytes) -> Version | None:

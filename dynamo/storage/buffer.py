@@ -42,9 +42,10 @@ class _Changes:
         rows, grown = self.rows, 0
         for key, value in changes.items():
             before = rows.get(key, _MISSING)
+            if before is _MISSING:
+                self._added.append(key)  # first, so that no Ctrl-C leaves a row which no scan shows
             rows[key] = value
             if before is _MISSING:
-                self._added.append(key)
                 grown += ROW_BYTES + len(key)
             elif before is not None:
                 grown -= len(before)  # type: ignore[arg-type]
@@ -55,9 +56,9 @@ class _Changes:
     def within(self, start: bytes, stop: bytes | None) -> list[bytes]:
         """The keys from start up to stop, in order."""
         if self._added:  # sorting two sorted runs is one merge
-            self._sorted += sorted(self._added)
-            self._sorted.sort()
-            self._added = []
+            keys = self._sorted + sorted(key for key in self._added if key in self.rows)
+            keys.sort()
+            self._sorted, self._added = keys, []  # at once: a Ctrl-C leaves all as it was
         keys = self._sorted
         first = bisect_left(keys, start)
         return keys[first:] if stop is None else keys[first : bisect_left(keys, stop, first)]
@@ -240,13 +241,16 @@ class WriteBuffer:
     def close(self) -> None:
         """Flush and close. Raises StorageFull or StorageFailed once all is closed: then acknowledged writes are lost."""
         if not self._closed:
-            self._closed = True
             try:
                 # Whoever was to write a flush that is still under way did not tell how it ended: written once more it is the same.
                 self._take_back(StorageFailed("a flush was not finished"))
                 self.flush()
-            finally:
+                self._closed = True
+            except DynamoError:  # nothing else closes: what a Ctrl-C leaves here is for the next call
+                self._closed = True
                 self.engine.close()
+                raise
+        self.engine.close()
 
 
 def _check(group: Group) -> None:

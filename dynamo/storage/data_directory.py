@@ -3,12 +3,15 @@
     LOCK        held with flock while in use; says the pid of the holder, or how data.mdb looked after a clean stop. Until
                 there is a store, "pid N, opening": from any other word on, an absent or empty data.mdb is a lost one
     data.mdb    the LMDB file (`lock.mdb` beside it is LMDB's own)
-    meta table  `format` = 2, and after a clean stop `clean_stop` = device and inode of data.mdb
+    meta table  `format` = 2, and after a clean stop `clean_stop` = device and inode of data.mdb; while a store is open that
+                may go on after a crash, `home` = the same, and device, inode and change time of LOCK
 
 `clean` decides whether the store may go on under its old actor (DESIGN section 2), so it errs on the safe side: the
 marker must name this very file, and is gone, synced, before anyone can act on it. A copied directory has another inode.
 A backup written over the file in place has the same one; but its change time, which nobody can set, is no longer the
-one that the last clean stop left in LOCK.
+one that the last clean stop left in LOCK. `home` is for stops that are not clean: LOCK is left alone while a store is
+open, but for the moment when the store notes in `home` what it leased; so a backup of an earlier life, or from before
+that moment, written over the files in place does not match, in whole or in part.
 
 A directory belongs to the process that opened it. A child that was forked has copies of everything and must use none of
 them: what LMDB shares through lock.mdb is the parent's, and so is the lock. The child lets go of its copy of that, so
@@ -19,7 +22,10 @@ from __future__ import annotations
 
 import fcntl
 import os
+from contextlib import suppress
+from io import FileIO
 from struct import Struct
+from weakref import WeakSet
 
 from dynamo.errors import ConfigError, StorageFailed
 from dynamo.model.group import Group
@@ -32,17 +38,21 @@ DURABILITIES = ("synced", "relaxed", "buffered", "memory")
 FORMAT = 2  # 1 held rows of format 1
 META_FORMAT = b"format"
 META_CLEAN_STOP = b"clean_stop"
+META_HOME = b"home"
 
 _LOCK, _DATA = "LOCK", "data.mdb"
 _OURS = frozenset({_LOCK, _DATA, "lock.mdb"})
 _TOLERATED = frozenset({"lost+found"})  # the root of a file system of its own
 _IDENTITY = Struct(">QQ")  # st_dev, st_ino
 _OPENING = ", opening"
-_held: dict[int, str] = {}  # descriptors of the locks this process holds -> paths
+_LOCK_SEEN = Struct(">QQQ")  # of LOCK: st_dev, st_ino, st_ctime_ns
+# LOCK of each directory that this process holds. Files and not descriptors: closing them twice does nothing, and one that an exception drops is closed.
+_held: WeakSet[FileIO] = WeakSet()
 
 
 class DataDirectory:
-    """An open data directory. `engine`: its storage. `clean`: the last stop was clean, and this is that very directory.
+    """An open data directory. `engine`: its storage. `clean`: the last stop was clean, and this is that very directory. `at_home`: the last store in it
+    was cut off after `note_home`, and this is that very directory, as it was then.
 
     durability `synced`, `relaxed` and `buffered` open or create `path`; `memory` has no directory and ignores it. Raises
     ConfigError, saying what to do, where the directory is in use, not writable, not a directory, foreign, or of another
@@ -57,22 +67,24 @@ class DataDirectory:
         self.path = os.fsdecode(path)
         self.durability = durability
         self._pid = os.getpid()
-        self.clean = False
-        self._lock: int | None = None
+        self.clean = self.at_home = False
+        self._lock: FileIO | None = None
         if durability == "memory":
             self.engine = MemoryEngine()
             return
         if not self.path or "\0" in self.path:
             raise ConfigError(f"{self.path!r} is not the path of a directory")
         _prepare(self.path)
-        self._lock, stopped_as = _take_lock(self.path)
+        self._lock, stopped_as, lock_as_left = _take_lock(self.path)
         try:
             found = _describe(self._data_path)
             _refuse_lost(self._data_path, stopped_as)
             engine = LmdbEngine(self.path, durability != "relaxed")
             self.engine = WriteBuffer(engine) if durability == "buffered" else engine
             try:
-                self.clean = self._check_in() and found == stopped_as
+                marked, home = self._check_in()
+                self.clean = marked and found == stopped_as
+                self.at_home = home is not None and home == self._identity() + lock_as_left
                 _sync(self.path)
                 _write_lock(self._lock, f"pid {self._pid}")  # only now: it is on disk, and must not be gone another time
             except BaseException:
@@ -86,14 +98,19 @@ class DataDirectory:
             raise
 
     @property
+    def closed(self) -> bool:
+        """Whether `close` has let go of the directory."""
+        return self._lock is None or self._lock.closed
+
+    @property
     def _data_path(self) -> str:
         return os.path.join(self.path, _DATA)
 
-    def _check_in(self) -> bool:
-        """Check the format, consume the clean-stop marker; whether it named this file."""
+    def _check_in(self) -> tuple[bool, bytes | None]:
+        """Check the format, consume the clean-stop marker and the home; whether the marker named this file, and the home."""
         engine = self.engine
         found = engine.read_meta(META_FORMAT)
-        marker = engine.read_meta(META_CLEAN_STOP)
+        marker, home = engine.read_meta(META_CLEAN_STOP), engine.read_meta(META_HOME)
         group = Group(0, synced=True)
         if found is None:
             if engine.scan("objects", b"", None, 1):
@@ -106,10 +123,36 @@ class DataDirectory:
             )
         if marker is not None:
             group.meta[META_CLEAN_STOP] = None
+        if home is not None:
+            group.meta[META_HOME] = None
         if group.meta:
             engine.commit(group)
             engine.refresh()
-        return marker is not None and marker == self._identity()
+        return marker is not None and marker == self._identity(), home
+
+    def home(self) -> dict[bytes, bytes | None]:
+        """The row of the meta table that makes this directory the `at_home` of a store which is cut off from now on; to be committed with its lease.
+        Nothing where a crash may take back what was acknowledged. Raises StorageFailed."""
+        if self.durability != "synced" or self._lock is None:
+            return {}
+        try:
+            self._touch_lock()
+            os.fsync(self._lock.fileno())
+            return {META_HOME: self._identity() + _lock_seen(self._lock)}
+        except OSError as error:
+            raise StorageFailed(f"cannot use {self.path}: {error}") from error
+
+    def leave_home(self) -> None:
+        """From here on a store that is cut off will not have been `at_home`."""
+        if self._lock is not None:
+            with suppress(OSError):  # a disk that is gone takes the home along
+                self._touch_lock()
+                os.fsync(self._lock.fileno())
+
+    def _touch_lock(self) -> None:
+        """Give LOCK another change time. That needs no room on the disk, and nobody can set it back."""
+        assert self._lock is not None
+        os.fchmod(self._lock.fileno(), 0o600)
 
     def _identity(self) -> bytes:
         status = os.stat(self._data_path)
@@ -123,13 +166,15 @@ class DataDirectory:
         """
         if os.getpid() != self._pid:
             return
-        lock, self._lock = self._lock, None
-        if lock is None:
+        lock = self._lock
+        if lock is None or lock.closed:
             self.engine.close()
             return
         try:
             try:
-                if clean:
+                if not clean:
+                    self.leave_home()
+                else:
                     self.engine.commit(Group(0, meta={META_CLEAN_STOP: self._identity()}, synced=True))
             finally:
                 self.engine.close()
@@ -137,10 +182,11 @@ class DataDirectory:
                 # Synced before its change time is noted: one that a power cut takes back would be a false alarm.
                 _sync(self._data_path)
                 _write_lock(lock, _describe(self._data_path))
-                os.fsync(lock)
+                os.fsync(lock.fileno())
         except OSError as error:
             raise StorageFailed(f"cannot leave {self.path} in order: {error}") from error
         finally:
+            self.engine.close()  # again, for an exception that came before it was: nobody else may come in while it is open
             _unlock(lock)
 
 
@@ -173,29 +219,41 @@ def _prepare(path: str) -> None:
         raise ConfigError(f"{path} is not empty ({foreign[0]!r} is there) and holds no data of dynamo; give a new or empty directory")
 
 
-def _take_lock(path: str) -> tuple[int, str]:
-    """Lock the directory for this process; the lock's descriptor, and what LOCK said. Raises ConfigError if in use."""
+def _take_lock(path: str) -> tuple[FileIO, str, bytes]:
+    """Lock the directory for this process; the lock's file, what LOCK said, and how it looked. Raises ConfigError if in use."""
     lock_path = os.path.join(path, _LOCK)
     try:
-        lock = os.open(lock_path, os.O_RDWR | os.O_CREAT, 0o600)
+        lock = FileIO(lock_path, "r+", opener=_open_lock)
     except OSError as error:
         raise ConfigError(f"cannot write {lock_path}: {error.strerror}; check the owner and permissions of {path}") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        said = _read_lock(lock)
+        said, seen = _read_lock(lock), _lock_seen(lock)
         _write_lock(lock, f"pid {os.getpid()}" if _tells_of_a_store(said) else f"pid {os.getpid()}{_OPENING}")
     except BlockingIOError as error:
-        said, here = _read_lock(lock), any(os.path.sameopenfile(lock, held) for held in list(_held))
-        os.close(lock)
+        said, here = _read_lock(lock), any(os.path.sameopenfile(lock.fileno(), held.fileno()) for held in list(_held) if not held.closed)
+        lock.close()
         if here:  # not by what LOCK says: in another container there is a process with the same id
             raise ConfigError(f"{path} is in use in this process already; share what has it open, or close that first") from error
         holder = f" by {said.removesuffix(_OPENING)}" if said.startswith("pid ") else ""
         raise ConfigError(f"{path} is in use{holder}; stop that process or give another directory") from error
     except OSError as error:
-        os.close(lock)
+        lock.close()
         raise ConfigError(f"cannot lock {lock_path}: {error.strerror}; the directory needs a file system with locks and free space") from error
-    _held[lock] = path
-    return lock, said
+    except BaseException:
+        lock.close()
+        raise
+    _held.add(lock)
+    return lock, said, seen
+
+
+def _open_lock(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CREAT, 0o600)
+
+
+def _lock_seen(lock: FileIO) -> bytes:
+    status = os.fstat(lock.fileno())
+    return _LOCK_SEEN.pack(status.st_dev, status.st_ino, status.st_ctime_ns)
 
 
 def _tells_of_a_store(said: str) -> bool:
@@ -214,26 +272,25 @@ def _refuse_lost(data_path: str, said: str) -> None:
         raise ConfigError(f"{data_path} is absent or empty, and {_LOCK} says that there was a store; restore it, or remove {directory} to begin anew")
 
 
-def _unlock(lock: int) -> None:
-    _held.pop(lock, None)
-    os.close(lock)
+def _unlock(lock: FileIO) -> None:
+    lock.close()
 
 
 def _after_fork_in_child() -> None:
-    while _held:
-        os.close(_held.popitem()[0])
+    for lock in list(_held):
+        lock.close()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
-def _read_lock(lock: int) -> str:
-    return os.pread(lock, 200, 0).decode("ascii", "replace").strip()
+def _read_lock(lock: FileIO) -> str:
+    return os.pread(lock.fileno(), 200, 0).decode("ascii", "replace").strip()
 
 
-def _write_lock(lock: int, text: str) -> None:
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, text.encode() + b"\n", 0)
+def _write_lock(lock: FileIO, text: str) -> None:
+    os.ftruncate(lock.fileno(), 0)
+    os.pwrite(lock.fileno(), text.encode() + b"\n", 0)
 
 
 def _sync(path: str) -> None:

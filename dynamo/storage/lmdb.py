@@ -136,18 +136,20 @@ class LmdbEngine:
 
     def commit(self, group: Group, entering: Callable[[], None] | None = None) -> None:
         """As the interface says, but where the sync that a group asks of a relaxed engine fails, the group is visible."""
+        transaction: lmdb.Transaction[bytes] | None = None
         try:
-            transaction = self._environment.begin(write=True)
             try:
+                transaction = self._environment.begin(write=True)
                 _apply(transaction, self._objects, group.objects)
                 _apply(transaction, self._hints, group.hints)
                 _apply(transaction, self._meta, group.meta)
                 if entering is not None:
                     entering()
+                transaction.commit()
             except BaseException:
-                transaction.abort()
+                if transaction is not None:
+                    transaction.abort()  # one that is committed is none the worse for it
                 raise
-            transaction.commit()
             if group.synced and not self.synced:
                 self._environment.sync(True)
         except lmdb.Error as error:

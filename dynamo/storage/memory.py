@@ -33,7 +33,7 @@ class _Rows:
                     self._removed.add(key)
             else:
                 if key not in self.rows:
-                    self._added.add(key)
+                    self._added.add(key)  # first, so that no Ctrl-C leaves a row which no scan shows
                 self.rows[key] = value
 
     def sorted_keys(self) -> list[bytes]:
@@ -42,9 +42,9 @@ class _Rows:
             self._sorted = [key for key in self._sorted if key not in self._removed]
             self._removed = set()
         if self._added:
-            self._sorted += sorted(self._added)
-            self._sorted.sort()
-            self._added = set()
+            keys = self._sorted + sorted(key for key in self._added if key in self.rows)
+            keys.sort()
+            self._sorted, self._added = keys, set()
         return self._sorted
 
 

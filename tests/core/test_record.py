@@ -446,9 +446,11 @@ contexts = st.one_of(
 operations = st.sampled_from([op(1), op(2), b"", op(1) + b"\0"])
 tombstones = st.booleans()
 
+actors = st.lists(any_numbers, max_size=3).map(tuple)
 ARGUMENTS: dict[str, tuple[st.SearchStrategy[Any], ...]] = {
     "put": (records, contexts, any_numbers, any_numbers, any_numbers, any_numbers, operations, values, tombstones),
     "put_last_write_wins": (records, any_numbers, any_numbers, any_numbers, operations, values, tombstones),
+    "forget": (records, actors),
     "merge": (records, records),
     "compare": (records, records),
     "versions": (records,),
@@ -467,6 +469,7 @@ ARGUMENTS: dict[str, tuple[st.SearchStrategy[Any], ...]] = {
     "context_contains": (contexts, any_numbers, any_numbers),
     "context_covers": (contexts, contexts),
     "context_highest": (contexts, any_numbers),
+    "context_keep": (contexts, actors),
     "context_gap": (contexts, contexts, any_numbers, any_numbers),
     "context_verify": (contexts,),
 }

@@ -111,7 +111,7 @@ def test_an_interrupted_commit_is_a_failed_one(store: dynamo.Store) -> None:
     assert store.get("a").value == b"3"
 
 
-def test_an_interrupted_step_ends_the_store_and_is_no_clean_stop(tmp_path: Path) -> None:
+def test_an_interrupted_step_is_forgotten_and_the_store_goes_on_under_a_new_actor(tmp_path: Path) -> None:
     store = dynamo.open(tmp_path / "data")
     store.set("a", b"1")
     actor = store._actor.actor
@@ -124,8 +124,48 @@ def test_an_interrupted_step_ends_the_store_and_is_no_clean_stop(tmp_path: Path)
     store._replica.receive = interrupted  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
         store.set("a", b"2")
-    with pytest.raises(RuntimeError, match="interrupted"):
-        store.get("a")
+    assert store.get("a").value == b"1"
+    dot = store.set("a", b"3").dot
+    assert dot is not None and dot.actor != actor
     store.close()
     with dynamo.open(tmp_path / "data") as again:
-        assert again.get("a").value == b"1" and again._actor.actor != actor
+        assert again.get("a").value == b"3" and again._actor.actor == dot.actor
+
+
+def test_those_who_waited_for_an_interrupted_step_hear_so_at_once(store: dynamo.Store) -> None:
+    """The step had taken the calls of others along."""
+    store.set("a", b"1")
+    receive, entered, queued = store._replica.receive, threading.Event(), threading.Event()
+    outcomes: list[BaseException] = []
+
+    def interrupted(batch: Any, now: float) -> None:
+        store._replica.receive = receive  # type: ignore[method-assign]
+        raise KeyboardInterrupt
+
+    def first(_: int) -> None:
+        try:
+            store.get("a", r=1)
+        except BaseException as error:
+            outcomes.append(error)
+
+    def hold() -> None:
+        entered.set()
+        queued.wait(10)
+
+    began = monotonic()
+    holder = threading.Thread(target=store._driver.run, args=(hold,))
+    holder.start()
+    entered.wait(10)
+    waiting = threads(3, first)
+    while len(store._calls) < 3:
+        assert monotonic() - began < 20
+    store._replica.receive = interrupted  # type: ignore[method-assign]
+    queued.set()
+    for thread in (holder, *waiting):
+        thread.join(10)
+        assert not thread.is_alive()
+    kinds = sorted(type(error).__name__ for error in outcomes)
+    assert kinds == ["KeyboardInterrupt", "StorageFailed", "StorageFailed"]
+    assert not any(error.maybe_applied for error in outcomes if isinstance(error, dynamo.StorageFailed))
+    store.set("b", b"2")
+    assert store.get("b").value == b"2"
