@@ -17,6 +17,7 @@ from dynamo.model.cluster import BucketDefinition
 from dynamo.model.key import check_bucket, check_key, full_key
 from dynamo.model.messages import Message
 from dynamo.replication import tokens
+from dynamo.replication.causes import cause
 from dynamo.replication.core import Core, Place, ReplyTo
 from dynamo.replication.local import merge_in
 from dynamo.replication.quorum import FAILED, MET, PENDING, needed
@@ -150,6 +151,7 @@ class PendingGet(GetFold):
     def _read_here(self, core: Core) -> bool:
         row, held = core.rows.load_held(self.row_key)
         if isinstance(row, DynamoError):
+            core.storage_error = row
             self.fail(core.node_id, row.code)
             return False
         record = b"" if row is None else row.record
@@ -234,11 +236,16 @@ class PendingGet(GetFold):
                 self._answer(core)
             elif state == FAILED:
                 self.answered = True
-                core.refuse(self.reply_to, Unavailable(required=self.required, received=len(self.replies)))
+                core.refuse(self.reply_to, self._why(core))
         if self.answered and not self.outstanding:
             self._repair(core)
             return True
         return False
+
+    def _why(self, core: Core) -> DynamoError:
+        answered = len(self.replies)
+        text = "" if self.required == 1 and core.node_id in self.failures else f"needed {self.required} nodes, had {answered}"
+        return cause(core, self.bucket, self.key, self.failures, answered, self.required, text)
 
     def _answer(self, core: Core) -> None:
         reply_to = self.reply_to

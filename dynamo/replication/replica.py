@@ -176,6 +176,7 @@ class Replica:
         core = self.core
         self._at(now)
         core.count("commits_failed")
+        core.storage_error = error
         held = core.rows.failed(group)
         for destination, message in (*held.messages, *core.flushes.failed_commit(group.number)):
             core.send(destination, as_failed(core, message, error))
