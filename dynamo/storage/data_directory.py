@@ -2,7 +2,7 @@
 
     LOCK        held with flock while in use; says the pid of the holder, or how data.mdb looked after a clean stop. Until
                 there is a store, "pid N, opening": from any other word on, an absent or empty data.mdb is a lost one
-    data.mdb    the LMDB file (`lock.mdb` beside it is LMDB's own)
+    data.mdb    the LMDB file, locked likewise (`guard`); `lock.mdb` beside it is LMDB's own
     meta table  `format` = 2, and after a clean stop `clean_stop` = device and inode of data.mdb
 
 `clean` decides whether the store may go on under its old actor (DESIGN section 2), so it errs on the safe side: the
@@ -25,7 +25,9 @@ from dynamo.errors import ConfigError, StorageFailed
 from dynamo.model.group import Group
 from dynamo.storage.buffer import WriteBuffer
 from dynamo.storage.engine import StorageEngine
+from dynamo.storage.guard import Guard
 from dynamo.storage.lmdb import LmdbEngine
+from dynamo.storage.lmdb_file import refuse_damaged
 from dynamo.storage.memory import MemoryEngine
 
 DURABILITIES = ("synced", "relaxed", "buffered", "memory")
@@ -59,18 +61,23 @@ class DataDirectory:
         self._pid = os.getpid()
         self.clean = False
         self._lock: int | None = None
+        self._guard: Guard | None = None
         if durability == "memory":
             self.engine = MemoryEngine()
             return
         if not self.path or "\0" in self.path:
             raise ConfigError(f"{self.path!r} is not the path of a directory")
         _prepare(self.path)
+        self._data_path = os.path.join(os.path.abspath(self.path), _DATA)
         self._lock, stopped_as = _take_lock(self.path)
         try:
             found = _describe(self._data_path)
             _refuse_lost(self._data_path, stopped_as)
-            engine = LmdbEngine(self.path, durability != "relaxed")
-            self.engine = WriteBuffer(engine) if durability == "buffered" else engine
+            guard = self._guard = Guard(self._data_path)
+            if found != stopped_as:  # it was copied, restored, or not stopped: its end may be missing, or anything within it
+                refuse_damaged(self._data_path)
+            engine = LmdbEngine(self.path, durability != "relaxed", check=guard.check)
+            self.engine = WriteBuffer(engine, check=guard.check) if durability == "buffered" else engine
             try:
                 self.clean = self._check_in() and found == stopped_as
                 _sync(self.path)
@@ -79,15 +86,16 @@ class DataDirectory:
                 self.engine.close()
                 raise
         except OSError as error:
-            _unlock(self._lock)
+            self._let_go(self._lock)
             raise StorageFailed(f"cannot open {self.path}: {error}") from error
         except BaseException:
-            _unlock(self._lock)
+            self._let_go(self._lock)
             raise
 
-    @property
-    def _data_path(self) -> str:
-        return os.path.join(self.path, _DATA)
+    def _let_go(self, lock: int) -> None:
+        if self._guard is not None:
+            self._guard.close()
+        _unlock(lock)
 
     def _check_in(self) -> bool:
         """Check the format, consume the clean-stop marker; whether it named this file."""
@@ -119,7 +127,8 @@ class DataDirectory:
         """Close the engine and let go of the directory. `clean`: nothing is unfinished, so leave the clean-stop marker.
 
         The commit thread is closed before. What a write buffer holds is written, with the marker or without. An error of
-        the last commit is raised after everything is closed: the stop is then not clean. In a child of the process that opened it, nothing happens.
+        the last commit is raised after everything is closed: the stop is then not clean. So is StorageFailed where the data file is no longer at its
+        path. In a child of the process that opened it, nothing happens.
         """
         if os.getpid() != self._pid:
             return
@@ -127,8 +136,10 @@ class DataDirectory:
         if lock is None:
             self.engine.close()
             return
+        assert self._guard is not None
         try:
             try:
+                self._guard.check()
                 if clean:
                     self.engine.commit(Group(0, meta={META_CLEAN_STOP: self._identity()}, synced=True))
             finally:
@@ -141,7 +152,7 @@ class DataDirectory:
         except OSError as error:
             raise StorageFailed(f"cannot leave {self.path} in order: {error}") from error
         finally:
-            _unlock(lock)
+            self._let_go(lock)
 
 
 def _describe(data_path: str) -> str:
