@@ -229,8 +229,14 @@ class PendingGet(GetFold):
             return False
         return not any(node != core.node_id and core.liveness.silent_since(node, self.started) for node in self.outstanding)
 
+    def _hides_damage(self) -> bool:
+        """Whether it would say "not found" with stand-ins in place of owners whose rows are damaged: those have something."""
+        return self.owners_answered < self.required and CorruptRecord.code in self.failures.values() and not self.merged()
+
     def _settle(self, core: Core, state: int) -> bool:
         if not self.answered:
+            if state == MET and self.failures and self._hides_damage():
+                state = PENDING if self.outstanding else FAILED
             if state == MET:
                 self.answered = True
                 self._answer(core)
@@ -323,6 +329,16 @@ def repair_from_peers(core: Core, bucket: bytes, key: bytes) -> None:
     """Read a key whose row here is damaged from the other owners, and put what they hold in its place."""
     _, _, route = core.place(bucket, key)
     begin_repair(core, bucket, key, [core.node_id, *route.peers], None)
+
+
+def repair_then(core: Core, bucket: bytes, key: bytes, then: Callable[[], None]) -> None:
+    """The same, and go on with what waits for it, whether it helped or not."""
+
+    def done(core: Core, read: PendingGet, request_id: int, behind: list[bytes]) -> None:
+        then()
+
+    _, _, route = core.place(bucket, key)
+    begin_repair(core, bucket, key, [core.node_id, *route.peers], done)
 
 
 def begin_repair(core: Core, bucket: bytes, key: bytes, nodes: list[bytes], done: Done | None) -> None:

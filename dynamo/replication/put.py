@@ -239,7 +239,7 @@ def _overwrite(core: Core, reply_to: ReplyTo, message: Message, route: Route) ->
         else:
             core.refuse(reply_to, damaged(bucket, key))
 
-    begin_repair(core, bucket, key, [core.node_id, *route.peers], done)
+    begin_repair(core, bucket, key, [core.node_id, *(node for node in route.owners if node != core.node_id)], done)
 
 
 def coordinate_put(core: Core, reply_to: ReplyTo, message: Message, place: Place | None = None, overwrite: bool = False) -> None:

@@ -29,7 +29,7 @@ from dynamo.replication.anti_entropy import AntiEntropy
 from dynamo.replication.batch import take_get_many, take_put_many
 from dynamo.replication.core import Core, ReplyTo, Scan, Settings
 from dynamo.replication.forward import take_put
-from dynamo.replication.get import coordinate_get, repair_from_peers
+from dynamo.replication.get import coordinate_get, repair_from_peers, repair_then
 from dynamo.replication.handoff import Handoff
 from dynamo.replication.hinted_handoff import Hints
 from dynamo.replication.local import as_failed, receive_read, receive_replicate
@@ -88,7 +88,7 @@ class Replica:
             m.TREE_NODES: self._tree,
             m.TREE_KEYS: self._tree,
             m.FORWARD: self._forward,
-            m.REPLICATE: partial(receive_replicate, self.core),
+            m.REPLICATE: partial(receive_replicate, self.core, repair=repair_then),
             m.READ: partial(receive_read, self.core),
             m.GOSSIP: self._gossip,
             m.GOSSIP_REPLY: self._gossip,

@@ -87,7 +87,7 @@ def test_a_lost_path_is_noticed_before_the_next_acknowledgement(path: Path, dura
     if isinstance(store._directory.engine, dynamo.storage.buffer.WriteBuffer):
         store._directory.engine.flush()
     back = harm(path)
-    with pytest.raises(StorageFailed, match="data.mdb") as caught:
+    with pytest.raises(StorageFailed, match=r"data\.mdb") as caught:
         store.set("a", b"2")
     assert caught.value.maybe_applied  # a dot was minted
     for write in (
@@ -104,7 +104,7 @@ def test_a_lost_path_is_noticed_before_the_next_acknowledgement(path: Path, dura
     assert [result.value for result in store.scan()] == [b"1"]
     store._timeout = 10.0
     if back is None:
-        with pytest.raises(StorageFailed, match="data.mdb"):
+        with pytest.raises(StorageFailed, match=r"data\.mdb"):
             store.close()
         store.close()
     else:
