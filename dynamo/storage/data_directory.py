@@ -119,6 +119,11 @@ class DataDirectory:
             engine.refresh()
         return marker is not None and marker == self._identity()
 
+    def check(self) -> None:
+        """Raises StorageFailed where the data file is no longer the one at its path."""
+        if self._guard is not None:
+            self._guard.check()
+
     def _identity(self) -> bytes:
         status = os.stat(self._data_path)
         return _IDENTITY.pack(status.st_dev, status.st_ino)
@@ -136,10 +141,9 @@ class DataDirectory:
         if lock is None:
             self.engine.close()
             return
-        assert self._guard is not None
         try:
             try:
-                self._guard.check()
+                self.check()
                 if clean:
                     self.engine.commit(Group(0, meta={META_CLEAN_STOP: self._identity()}, synced=True))
             finally:

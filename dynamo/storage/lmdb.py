@@ -132,7 +132,11 @@ class LmdbEngine:
             reader.abort()
 
     def _begin_reading(self) -> lmdb.Transaction[bytes]:
-        self._reader = reader = self._environment.begin(self._objects)
+        try:
+            self._reader = reader = self._environment.begin(self._objects)
+        except lmdb.ReadersFullError:  # perhaps of readers that died
+            self._environment.reader_check()
+            self._reader = reader = self._environment.begin(self._objects)
         self.look.read = reader.get
         return reader
 

@@ -382,3 +382,26 @@ def test_a_reader_that_is_killed_while_the_file_is_open_does_not_make_it_grow_wi
     directory.close(clean=True)
     assert sizes[-1] == sizes[75], sizes[::10]
     assert sizes[-1] < 40 * 100 * 2000
+
+
+def test_readers_that_died_do_not_keep_a_living_one_from_its_place(tmp_path: Path, start_child: Start) -> None:
+    LmdbEngine(str(tmp_path), synced=False).close()
+    engine = LmdbEngine(str(tmp_path), synced=False)
+    script = """if True:
+        import sys, lmdb
+        environment = lmdb.open(sys.argv[1], readonly=True, max_dbs=3, lib_version=0, max_spare_txns=0)
+        transactions = []
+        try:
+            while True:
+                transactions.append(environment.begin())
+        except lmdb.ReadersFullError:
+            print(len(transactions), flush=True)
+        sys.stdin.read()
+        """
+    child = start_child(script, tmp_path)
+    assert child.stdout is not None and int(child.stdout.readline()) >= 14
+    child.kill()
+    child.wait()
+    engine.refresh()
+    assert engine.read(b"k") is None
+    engine.close()

@@ -123,3 +123,23 @@ def test_a_lone_node_overwrites_and_deletes_damaged_rows_and_starts_with_rows_th
 def one_hint(row_key: bytes) -> bytes:
     """Of a target that is no member."""
     return b"y" * 16 + row_key
+
+
+def test_an_idle_node_says_that_its_directory_is_gone_and_that_it_is_back(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("dynamo.net.watch.watch.__defaults__", (0.01,))
+
+    async def said(text):
+        with trio.fail_after(10):
+            while text not in caplog.text:
+                await trio.sleep(0.01)
+
+    async def test():
+        async with node(tmp_path / "n") as one:
+            await one.ready()
+            (tmp_path / "n").rename(tmp_path / "elsewhere")
+            await said("was removed or renamed")
+            (tmp_path / "elsewhere").rename(tmp_path / "n")
+            await said("is back")
+
+    trio.run(test)
+    assert caplog.text.count("was removed or renamed") == 1
