@@ -184,7 +184,7 @@ class Core:
     def decode(self, row_key: bytes, data: bytes) -> Row:
         """A row as it came from a scan, under a row key that passed `is_row_key`. Raises CorruptRecord, and sees to the row's repair."""
         try:
-            row = decode_row(row_key, data)
+            row = self.rows.checked(row_key, decode_row(row_key, data))
             if row.full_key:
                 bucket, _, key = row.full_key.partition(b"\0")
                 if self.locate(bucket, key)[1] != row_key:

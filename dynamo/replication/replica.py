@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from dynamo._core import record as records
 from dynamo.errors import DynamoError, ProtocolError, StorageFailed, Unavailable
 from dynamo.membership.gossip import Gossip
 from dynamo.membership.members import Membership
@@ -36,7 +37,7 @@ from dynamo.replication.local import as_failed, receive_read, receive_replicate
 from dynamo.replication.operations import Operations
 from dynamo.replication.put import coordinate_put
 from dynamo.replication.ready import Ready
-from dynamo.replication.rows import Read, Rows
+from dynamo.replication.rows import KindOf, Read, Rows
 from dynamo.replication.scan import receive_scan_read, take_scan
 from dynamo.replication.trees import Trees
 
@@ -45,6 +46,13 @@ if TYPE_CHECKING:
 
 _REPLIES = frozenset((m.REPLICATE_REPLY, m.READ_REPLY, m.FORWARD_REPLY, m.SCAN_READ_REPLY, m.TREE_ROOTS_REPLY, m.TREE_NODES_REPLY, m.TREE_KEYS_REPLY))
 _META_RETRY_S = 0.5
+
+
+def _kinds(cluster: Cluster) -> KindOf | None:
+    """The kind of record that belongs under a row key; None where that is siblings for all."""
+    if all(definition.record_kind == records.SIBLINGS for definition in (cluster.bucket(b"default"), *cluster.buckets.values())):
+        return None
+    return lambda row_key: cluster.bucket(row_key[2:].partition(b"\0")[0]).record_kind
 
 
 class Replica:
@@ -66,7 +74,7 @@ class Replica:
         stored_operations: Iterable[tuple[bytes, bytes]],
     ) -> None:
         """`read`, `scan`, `scan_hints`: the committed rows and hints. `stored_operations`: of the meta table, see `operations`."""
-        rows = Rows(read, int.from_bytes(cluster.secret[:8], "big"), Operations(settings.operations_max, stored_operations))
+        rows = Rows(read, int.from_bytes(cluster.secret[:8], "big"), Operations(settings.operations_max, stored_operations), _kinds(cluster))
         self.core = Core(settings, node_id, cluster, membership, actor, rows, scan, Hints(scan_hints), random, wall_us, durability)
         self.gossip = Gossip(membership, random, settings.gossip_interval_s)
         self.handoff = Handoff()

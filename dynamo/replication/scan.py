@@ -253,6 +253,8 @@ class PendingScan:
             for _, _, record in page:
                 if record:
                     records.verify(record)
+                    if record[1] != self.definition.record_kind:
+                        raise CorruptRecord("a record of another kind than its bucket")
         except CorruptRecord as error:
             code = error.code
         if code or (not page and not whole):

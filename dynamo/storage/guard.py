@@ -48,6 +48,7 @@ class Guard:
 
     def check(self) -> None:
         """Raises StorageFailed unless the file that is open is still the one at its path, and no shorter than it was."""
+        size = self._size  # before the look: another thread may make the file larger, and note that, during it
         try:
             status = os.stat(self.path)
         except FileNotFoundError:
@@ -56,7 +57,7 @@ class Guard:
             raise StorageFailed(f"{self.path} cannot be seen any more: {error.strerror}; nothing more is written until it can") from None
         if status.st_ino != self._inode or status.st_dev != self._device:
             raise StorageFailed(f"{self.path} is another file now than the one that is open: nothing more is written; {self._advice()}")
-        if status.st_size < self._size:
+        if status.st_size < size:
             raise StorageFailed(f"{self.path} was cut off while it was open: nothing more is written; stop, and restore it")
         self._size = status.st_size
 

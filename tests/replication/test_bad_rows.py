@@ -8,7 +8,9 @@ import pytest
 
 from dynamo.errors import CorruptRecord, StorageFailed, StorageFull, Unavailable
 from dynamo.model import messages as m
+from dynamo.model.cluster import BucketDefinition
 from dynamo.model.key import split_row_key
+from dynamo.model.row import decode_row, encode_row
 
 from .rig import Rig
 
@@ -104,6 +106,31 @@ def test_deleted_keys_are_no_damaged_ones() -> None:
         rig.put(rig.ids[0], key, b"v")
         rig.put(rig.ids[0], key, None, mode=m.MODE_SET)
     assert rig.ask(rig.ids[0], SCAN)[4] == ()
+
+
+@pytest.mark.parametrize("everywhere", [False, True])
+@pytest.mark.parametrize("nodes", [1, 3, 5])
+def test_a_sound_record_of_another_kind_than_its_bucket_is_a_damaged_one(nodes: int, everywhere: bool) -> None:
+    """It could be merged with none, and ended a node that tried."""
+    rig = Rig(nodes, buckets={b"lww": BucketDefinition(kind="last_write_wins")}, exchange_interval_s=1.0)
+    buckets = (b"default", b"lww")
+    for bucket in buckets:
+        rig.put(rig.ids[0], b"k", b"v", bucket=bucket)
+    keys = [rig.row_key(b"k", bucket) for bucket in buckets]
+    for node_id in rig.ids if everywhere else rig.owners(b"k")[:1]:
+        table = rig.nodes[node_id].objects
+        if all(key in table for key in keys):
+            one, other = (decode_row(key, table[key]) for key in keys)
+            table[keys[0]], table[keys[1]] = encode_row(keys[0], other), encode_row(keys[1], one)
+    for bucket in buckets:
+        reply = rig.get(rig.ids[0], b"k", bucket=bucket, r=min(nodes, 3))
+        assert reply[0] == m.GET_REPLY or reply[2] == CorruptRecord.code
+        assert rig.ask(rig.ids[0], (m.SCAN, 0, bucket, *SCAN[3:]))[0] == m.SCAN_REPLY
+        rig.pass_time(3)
+        for _ in range(2):
+            rig.put(rig.ids[0], b"k", b"w", bucket=bucket, mode=m.MODE_SET)
+            rig.pass_time(2)
+        assert rig.values(rig.get(rig.ids[0], b"k", bucket=bucket)) == [b"w"]
 
 
 # --- rows and hints that cannot be ----------------------------------------------------------------------------------------------------
