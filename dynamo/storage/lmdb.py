@@ -6,9 +6,9 @@ switches only `sync` is used here: never `writemap` (a full disk is a SIGBUS the
 the last acknowledged commit). With `synced=False` a crash of the process loses nothing, but a power cut may damage the
 file: that is what durability `relaxed` means.
 
-LMDB trusts the structure of its file. A file that was cut off is refused (`lmdb_file`); a damaged row is found by the
-row's checksum; a damaged tree page may be an error, wrong rows (found likewise), or the end of the process. `python -m
-lmdb verify` looks at a file without opening it.
+LMDB trusts the structure of its file. A file that was cut off is refused, and one that was not left so by a clean stop is
+looked through before it is opened (`lmdb_file`); a damaged row is found by the row's checksum; a tree page that was
+damaged since may be an error, wrong rows (found likewise), or the end of the process. docs/storage.md says what that leaves.
 
 The map is an address range, not memory or disk: it is made so large that it never has to grow, for growing needs all
 transactions stopped.
