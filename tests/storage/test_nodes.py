@@ -98,7 +98,7 @@ def test_a_lone_node_overwrites_and_deletes_damaged_rows_and_starts_with_rows_th
     engine = LmdbEngine(str(tmp_path / "n"), True)
     row = engine.read(rows[0])
     assert isinstance(row, bytes)
-    damaged = {row_key: engine.read(row_key)[:-1] + b"?" for row_key in rows[:4]}
+    damaged = {row_key: (data := engine.read(row_key))[:-1] + bytes([data[-1] ^ 1]) for row_key in rows[:4]}
     misplaced = {b"\xff\xffdefault\0k": row, b"\xff\xff": row, b"\x01\x00default\0k": b"", b"\0\0default\0": row, b"\0": b"", b"\0\7default\0moved": row}
     hints = {b"short": b"", b"x" * 16 + b"\xff\xffdefault\0k": bytes(4), one_hint(rows[0]): b"\0\0\0\1"}
     engine.commit(Group(1, {**damaged, **misplaced}, hints))
