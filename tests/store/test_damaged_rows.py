@@ -18,7 +18,7 @@ LONG = b"long-" + b"x" * 900
 KEYS = [b"a", b"b", b"c", LONG]
 
 
-@pytest.fixture(params=["synced", "relaxed", "buffered", "memory"])
+@pytest.fixture(params=["synced", "buffered", "memory"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dynamo.Store]:
     with dynamo.open(tmp_path / "data", durability=request.param, timeout=10.0) as store:
         for key in KEYS:
