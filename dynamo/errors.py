@@ -73,7 +73,8 @@ class TooManySiblings(DynamoError):
 
 
 class CorruptRecord(DynamoError):
-    """Stored or received bytes are damaged or not canonical. The node keeps them apart and repairs from its peers."""
+    """Stored or received bytes are damaged or not canonical. Nodes repair them from their peers. Where nobody has the key whole, `set` or a delete
+    overwrites it, and everything else of that key ends in this."""
 
     code = 8
 
@@ -85,7 +86,7 @@ class StorageFull(DynamoError):
 
 
 class StorageFailed(DynamoError):
-    """The disk failed a commit for another reason than being full. The node's log says which."""
+    """The disk failed a commit for another reason than being full, or the data directory was removed, renamed or replaced while it was open."""
 
     code = 10
 

@@ -40,6 +40,7 @@ from dynamo.model.messages import DURABILITIES, NodeId
 from dynamo.net import identity, sockets, startup
 from dynamo.net.assembly import Assembly
 from dynamo.net.commits import BufferedCommits, Commits, InlineCommits
+from dynamo.net.watch import watch
 from dynamo.replication import ActorLease
 from dynamo.replication.standings import Standings
 from dynamo.storage.buffer import WriteBuffer
@@ -260,6 +261,7 @@ class Node(AsyncVerbsOfDefault):
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
+                    nursery.start_soon(watch, self._directory.check)
                     try:
                         await self._parts.reactor.run(nursery)
                     except Exception as error:

@@ -375,7 +375,10 @@ class Store(_Reads):
             if call.reply is None:  # after a failed commit, puts wait until a new actor is on disk
                 now = monotonic()
                 if now >= deadline:
-                    raise Timeout("the store could not write in time", maybe_applied=call.writes)
+                    why = self._replica.core.storage_error  # which the disk gave, and a new actor waits for that
+                    if why is None or self._replica.core.actor.usable:
+                        raise Timeout("the store could not write in time", maybe_applied=call.writes)
+                    raise type(why)(f"{why}; the write could not begin in its time", maybe_applied=call.writes)
                 call.answered.acquire(timeout=max(0.0, min(deadline, now + _PAUSE_S if due is None else due) - now))
 
     def _drive(self) -> float | None:

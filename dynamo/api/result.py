@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 from dynamo.api.codec import Codec
 from dynamo.api.context import Context, Dot
-from dynamo.errors import ConflictError
+from dynamo.errors import ConflictError, CorruptRecord
 
 _new = object.__new__
 
@@ -122,12 +122,24 @@ class Result:
         return hash(self._compared())
 
     def __repr__(self) -> str:
+        if self._opener is _damaged:
+            return f"<Result of {self.key!r}: damaged>"
         return f"Result(key={self.key!r}, siblings={self.siblings!r}, context={self.context!r}, owners_answered={self.owners_answered!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
+        if self._opener is _damaged:
+            return damaged_result, (self.key, self.owners_answered, self.cursor)
         return Result, (self.key, self.siblings, self.context, self.owners_answered, self.resolver, self.cursor)
 
+    @property
+    def error(self) -> CorruptRecord | None:
+        """Why the key cannot be read. None but for a key that a `scan` met and whose stored row is damaged: then the properties that tell of its
+        versions raise this, and `set` or `delete(blind=True)` overwrite it."""
+        return damage(self._key) if self._opener is _damaged else None
+
     def _compared(self) -> tuple[Any, ...]:
+        if self._opener is _damaged:
+            return self._key, _damaged
         return self._key, self.siblings, self.context, self.owners_answered
 
     @property
@@ -159,6 +171,32 @@ class Result:
         if self.resolver is None:
             raise ConflictError(f"the key {self.key!r} has {len(siblings)} values and there is no resolver", result=self)
         return self.resolver(siblings)
+
+
+class _Damaged:
+    """The opener of a key that cannot be read."""
+
+    def single_value(self, raw: Any, /) -> bytes | None:
+        raise damage(raw)
+
+    def siblings_of(self, raw: Any, /) -> tuple[Sibling, ...]:
+        raise damage(raw)
+
+    def context_of(self, key: bytes, raw: Any, /) -> Context:
+        raise damage(key)
+
+
+_damaged = _Damaged()
+
+
+def damage(key: bytes) -> CorruptRecord:
+    """What to raise where a damaged row is looked at."""
+    return CorruptRecord(f"the stored row of {key!r} is damaged; restore it, or overwrite it with `set`, or delete it")
+
+
+def damaged_result(key: bytes, owners_answered: int, cursor: str | None) -> Result:
+    """What a scan gives for a key that is there and cannot be read, so that it need not stop: see `Result.error`."""
+    return Result.unopened(key, _damaged, key, (owners_answered, None, cursor))
 
 
 def unix_seconds(hlc_time: int) -> float:

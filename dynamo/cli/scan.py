@@ -6,7 +6,7 @@ import click
 
 from dynamo.api import urlsafe
 from dynamo.api.result import Result
-from dynamo.cli import OK, options
+from dynamo.cli import FAILED, OK, options
 from dynamo.cli.output import line, result_fields, talk, write, write_json
 from dynamo.errors import DynamoError
 
@@ -32,13 +32,19 @@ def scan_command(prefix: bytes, bucket: str, limit: int | None, cursor: str | No
 
     A line has the key, a tab and a value, one line for each sibling, with what is not printable escaped; with -o json it is the object that
     `get -o json` prints for the key; with -o raw only the exact keys are printed, each followed by a zero byte, as `xargs -0` takes them.
+    A key whose stored row is damaged at too many owners is named on stderr, and the exit code is 1; all others are printed.
     Where the scan stops early, stderr names the cursor to go on with. --timeout is for each page of it.
     """
     count, last = 0, None
+    code = OK
     with options.client(at, timeout) as client:
         try:
             for result in client.bucket(bucket).scan(prefix, limit=limit, cursor=cursor):
-                _print(result, bucket, form)
+                if result.error is None:
+                    _print(result, bucket, form)
+                else:
+                    talk(str(result.error))
+                    code = FAILED  # after all others
                 count, last = count + 1, result.cursor
         except DynamoError:
             if last is not None:
@@ -46,7 +52,7 @@ def scan_command(prefix: bytes, bucket: str, limit: int | None, cursor: str | No
             raise
     if count == limit:
         talk(f"stopped after {count} keys; to go on: --cursor {last}")
-    return OK
+    return code
 
 
 def _print(result: Result, bucket: str, form: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dynamo.api import urlsafe
 from dynamo.api.codec import text_bytes
 from dynamo.api.context import Context
-from dynamo.api.result import Result, make_siblings
+from dynamo.api.result import Result, damaged_result, make_siblings
 from dynamo.client.core import Request
 from dynamo.client.verbs import Key, Place, Verb
 from dynamo.errors import InvalidRequest, ProtocolError
@@ -45,6 +45,8 @@ class Scan:
         entries = entries[:limit]
         results = [
             Result(key, make_siblings(siblings, place.codec), Context(token), owners_answered, place.resolver, urlsafe.encode(behind))
+            if siblings
+            else damaged_result(key, owners_answered, urlsafe.encode(behind))
             for key, token, siblings, behind in entries
         ]
         if limit is not None:

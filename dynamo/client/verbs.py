@@ -17,7 +17,7 @@ from dynamo.api.context import Context, Dot, token_bytes
 from dynamo.api.result import Resolver, Result, Sibling, make_siblings
 from dynamo.api.update import DELETE, Change, changed
 from dynamo.client.core import Request
-from dynamo.errors import DynamoError
+from dynamo.errors import CorruptRecord, DynamoError
 from dynamo.model import messages as m
 from dynamo.model.messages import Message
 from dynamo.wire.documents import decode_document
@@ -116,7 +116,10 @@ def delete(place: Place, key: Key, context: Token, blind: bool, w: int | None, o
         )
     _count("w", w)
     if blind:
-        reply = yield _read(place, key_bytes(key))
+        try:
+            reply = yield _read(place, key_bytes(key))
+        except CorruptRecord:  # there is something, and nobody can say what: it is overwritten
+            return (yield from write(place, key, DELETE, None, m.MODE_SET, w, None, operation))
         token, siblings, tombstones = reply[5:8]
         context = Context(token)
         if not siblings and not tombstones:
@@ -126,7 +129,11 @@ def delete(place: Place, key: Key, context: Token, blind: bool, w: int | None, o
 
 def discard(place: Place, key: Key, operation: bytes) -> Verb[None]:
     """Delete what a read shows now. Raises KeyError, and writes nothing, when that is nothing."""
-    reply = yield _read(place, key_bytes(key))
+    try:
+        reply = yield _read(place, key_bytes(key))
+    except CorruptRecord:
+        yield from write(place, key, DELETE, None, m.MODE_SET, None, None, operation)
+        return
     token, siblings = reply[5:7]
     if not siblings:
         raise KeyError(key)

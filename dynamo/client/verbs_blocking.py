@@ -84,6 +84,7 @@ class Verbs:
         """The keys that begin with `prefix` and have live values, each once, `limit` of them at most. They come in pages, each read at R owners:
         `timeout` is for one page. In the order of keys within a partition only.
 
+        A key whose stored row is damaged at too many owners is among them: `error` of its result says so, and a look at its value raises it.
         A result's `cursor` given to another scan of the bucket goes on behind that key. Keys written meanwhile may or may not be seen.
         """
         return Results(self, Scan(self._place, prefix, limit, cursor), timeout)

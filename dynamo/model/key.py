@@ -50,6 +50,14 @@ def row_key(partition: int, bucket: bytes, key: bytes, secret: bytes) -> bytes:
     return partition.to_bytes(2, "big") + full[: HEAD_BYTES - 2] + blake2b(full, digest_size=_HASH_BYTES, key=secret, person=b"dynamo row key").digest()
 
 
+def could_be_row_key(row: bytes, partitions: int) -> bool:
+    """Whether the bytes have the form of a row key in a cluster of so many partitions. What is read from a disk may be anything."""
+    if len(row) > _INLINE_BYTES_MAX and len(row) != ROW_KEY_BYTES_MAX:
+        return False
+    bucket, zero, key = row[2:].partition(b"\0")
+    return bool(zero and key and _BUCKET_NAME.match(bucket)) and int.from_bytes(row[:2], "big") < partitions
+
+
 def is_hashed(row: bytes) -> bool:
     """Whether the row key holds only the beginning and the hash of a long key."""
     return len(row) == ROW_KEY_BYTES_MAX

@@ -88,9 +88,9 @@ def _document(data: bytes, what: str) -> Any:
     try:
         document = decode_document(data)
     except ProtocolError as error:
-        raise CorruptRecord(f"the stored {what} is damaged: {error}") from None
+        raise CorruptRecord(f"the stored {what} is damaged: {error}; restore the data directory, or start with an empty one") from None
     if type(document) is not tuple or len(document) < 2 or type(document[0]) is not int:
-        raise CorruptRecord(f"the stored {what} is damaged")
+        raise CorruptRecord(f"the stored {what} is damaged; restore the data directory, or start with an empty one")
     if document[0] != FORMAT:
         raise ConfigError(f"the stored {what} has format {document[0]}; this version reads {FORMAT}, so start the one that wrote it")
     return document[1]

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Protocol
 from dynamo._core import record as records
 from dynamo._core import ring as ring_kernel
 from dynamo._core import row as row_kernel
-from dynamo.errors import DynamoError
+from dynamo.errors import CorruptRecord, DynamoError
 from dynamo.membership.members import Membership
 from dynamo.membership.ring import Ring
 from dynamo.model import messages as m
 from dynamo.model.cluster import BucketDefinition, Cluster
-from dynamo.model.key import is_hashed, row_key, split_row_key
+from dynamo.model.key import could_be_row_key, is_hashed, row_key, split_row_key
 from dynamo.model.messages import Message, Source
-from dynamo.model.row import Row
+from dynamo.model.row import Row, decode_row
 from dynamo.replication.actor import ActorLease
 from dynamo.replication.adoption import Adopted
 from dynamo.replication.deadlines import Deadlines
@@ -151,6 +151,7 @@ class Core:
         self.unowned_rows_staged = False
         self.repair_wanted: list[tuple[bytes, bytes]] = []  # keys whose own row is damaged, to be read from peers
         self._repairs: dict[tuple[bytes, bytes], float] = {}  # when the repair of a damaged row was last begun
+        self.storage_error: DynamoError | None = None  # the last one that this node's own storage gave
         self.counters: dict[str, int] = {}
         self._wall_us = wall_us
         self._time = 0
@@ -178,6 +179,30 @@ class Core:
         position = ring_kernel.position(bucket, key, self.cluster.seed)
         partition = ring_kernel.partition_of(position, self.cluster.partitions)
         return partition, row_key(partition, bucket, key, self.cluster.secret)
+
+    def is_row_key(self, row_key: bytes) -> bool:
+        """Whether a row of this cluster can lie there, as far as the row key alone tells. One that cannot is counted; whoever met it leaves it alone."""
+        if could_be_row_key(row_key, self.cluster.partitions):
+            if is_hashed(row_key):
+                return True
+            _, bucket, key = split_row_key(row_key)
+            if row_kernel.inline_key(bucket, key, self.cluster.seed, self.cluster.partitions) == row_key:
+                return True
+        self.count("rows_misplaced")
+        return False
+
+    def decode(self, row_key: bytes, data: bytes) -> Row:
+        """A row as it came from a scan, under a row key that passed `is_row_key`. Raises CorruptRecord, and sees to the row's repair."""
+        try:
+            row = self.rows.checked(row_key, decode_row(row_key, data))
+            if row.full_key:
+                bucket, _, key = row.full_key.partition(b"\0")
+                if self.locate(bucket, key)[1] != row_key:
+                    raise CorruptRecord("a row lies under the hash of another key")
+        except CorruptRecord:
+            self.want_repair(row_key)
+            raise
+        return row
 
     def place(self, bucket: bytes, key: bytes) -> Place:
         """(definition of the bucket, row key, route) of a key: what every request begins with, on each node that it meets."""

@@ -21,6 +21,7 @@ from dynamo.model.cluster import BucketDefinition
 from dynamo.model.key import check_bucket, check_key, full_key
 from dynamo.model.messages import Message
 from dynamo.replication import tokens
+from dynamo.replication.causes import cause
 from dynamo.replication.core import Core, Place, ReplyTo
 from dynamo.replication.local import merge_in
 from dynamo.replication.quorum import FAILED, MET, PENDING, needed
@@ -224,6 +225,7 @@ class PendingGet(GetFold):
     def _read_here(self, core: Core) -> bool:
         row, held = core.rows.load_held(self.row_key)
         if isinstance(row, DynamoError):
+            core.storage_error = row
             self.fail(core.node_id, row.code)
             return False
         record = b"" if row is None else row.record
@@ -336,6 +338,10 @@ class PendingGet(GetFold):
             return False
         return not any(node != core.node_id and core.liveness.silent_since(node, self.started) for node in self.outstanding)
 
+    def _hides_damage(self) -> bool:
+        """Whether it would say "not found" with stand-ins in place of owners whose rows are damaged: those have something."""
+        return self.owners_answered < self.required and CorruptRecord.code in self.failures.values() and not self.merged()
+
     def _settle(self, core: Core, state: int) -> bool:
         if self.recovering and not self.answered:
             # Also where R has been met: by one who was asked too early, perhaps.
@@ -343,24 +349,25 @@ class PendingGet(GetFold):
                 state = self.state()
             state = self.state()
         if not self.answered:
+            if state == MET and self.failures and self._hides_damage():
+                state = PENDING if self.outstanding else FAILED
             if state == MET:
                 self.answered = True
                 self._answer(core)
             elif state == FAILED:
                 self.answered = True
-                core.refuse(self.reply_to, self._too_few())
+                core.refuse(self.reply_to, self._why(core))
         if self.answered and not self.outstanding:
             self._repair(core)
             return True
         return False
 
-    def _too_few(self) -> Unavailable:
-        received = len(self.replies) - self.unmet
+    def _why(self, core: Core) -> DynamoError:
+        answered = len(self.replies) - self.unmet
+        text = "" if self.required == 1 and core.node_id in self.failures else f"needed {self.required} nodes, had {answered}"
         if self.unmet:
-            return Unavailable(
-                f"{received} of the {self.required} nodes needed answered; owners that are recovering need others that cannot be reached",
-                required=self.required, received=received)  # fmt: skip
-        return Unavailable(required=self.required, received=received)
+            text = f"{text or 'needed this node'}; owners that are recovering need others that cannot be reached"
+        return cause(core, self.bucket, self.key, self.failures, answered, self.required, text)
 
     def _answer(self, core: Core) -> None:
         reply_to = self.reply_to
@@ -440,6 +447,16 @@ def repair_from_peers(core: Core, bucket: bytes, key: bytes) -> None:
     """Read a key whose row here is damaged from the other owners, and put what they hold in its place."""
     _, _, route = core.place(bucket, key)
     begin_repair(core, bucket, key, [core.node_id, *route.peers], None)
+
+
+def repair_then(core: Core, bucket: bytes, key: bytes, then: Callable[[], None]) -> None:
+    """The same, and go on with what waits for it, whether it helped or not."""
+
+    def done(core: Core, read: PendingGet, request_id: int, behind: list[bytes]) -> None:
+        then()
+
+    _, _, route = core.place(bucket, key)
+    begin_repair(core, bucket, key, [core.node_id, *route.peers], done)
 
 
 def begin_repair(core: Core, bucket: bytes, key: bytes, nodes: list[bytes], done: Done | None) -> None:

@@ -12,7 +12,7 @@ from dynamo.membership.ring import Ring
 from dynamo.model import messages as m
 from dynamo.model.key import split_row_key
 from dynamo.model.messages import Message
-from dynamo.model.row import Row, decode_row
+from dynamo.model.row import Row
 from dynamo.replication.core import Core
 
 _SLICES_MAX = 16  # of up to `handoff_window` rows each, in one step
@@ -161,10 +161,11 @@ class Handoff:
             self._send(core, row_key, data)
 
     def _send(self, core: Core, row_key: bytes, data: bytes) -> None:
+        if not core.is_row_key(row_key):
+            return
         try:
-            row = decode_row(row_key, data)
+            row = core.decode(row_key, data)
         except DynamoError:
-            core.want_repair(row_key)
             self._again = True
             return
         partition, bucket, key = split_row_key(row_key, row.full_key)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _PAGE = 4096
 _TARGET_BYTES = 16
+_RECORD_BYTES_MAX = 1 << 30  # more is no size of a record
 
 
 class Hints:
@@ -50,7 +51,10 @@ class Hints:
         start = b""
         while page := self._scan(start, None, _PAGE):
             for key, value in page:
-                self._note(key, value, 1)
+                if _is_hint(core, key, value):
+                    self._note(key, value, 1)
+                else:  # the row that it was for is owed all the same, and is found by the passes of `handoff`
+                    core.count("hints_corrupt")
             start = page[-1][0] + b"\0"
         self._schedule(core.now)
 
@@ -124,7 +128,7 @@ class Hints:
             core.count("background_reads_failed")
             return
         for key, value in page:
-            if core.rows.hint(key) != b"":
+            if core.rows.hint(key) != b"" and _is_hint(core, key, value):
                 self._send(core, target, value[4:] or key[_TARGET_BYTES:])
         if len(page) == room:
             self._cursor[target] = page[-1][0] + b"\0"
@@ -243,6 +247,14 @@ def _let_go(core: Core, row_key: bytes, row: Row) -> None:
 
 def _hint_key(target: bytes, row_key: bytes) -> bytes:
     return target + (row_key[:2] + row_key[-16:] if is_hashed(row_key) else row_key)
+
+
+def _is_hint(core: Core, key: bytes, value: bytes) -> bool:
+    """Whether a row of the hint table is what was written there once: it was read from a disk, and has no checksum."""
+    row_key = value[4:] or key[_TARGET_BYTES:]
+    if len(value) < 4 or int.from_bytes(value[:4], "big") > _RECORD_BYTES_MAX or not core.is_row_key(row_key):
+        return False
+    return key == _hint_key(key[:_TARGET_BYTES], row_key)
 
 
 def _behind(target: bytes) -> bytes | None:

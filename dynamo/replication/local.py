@@ -6,6 +6,9 @@ that the sender can tell what it covers; the answer to a read waits if the row i
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from dynamo._core import record as records
 from dynamo.errors import CorruptRecord, DynamoError, Unavailable
 from dynamo.model import messages as m
@@ -16,9 +19,12 @@ from dynamo.model.row import Row
 from dynamo.replication.core import Core
 from dynamo.replication.rows import NO_DIGEST
 
+Repair = Callable[[Core, bytes, bytes, Callable[[], None]], None]
 
-def receive_replicate(core: Core, source: bytes, message: Message) -> None:
-    """Merge a record sent by a coordinator, a repair or a handoff; acknowledge once it is committed."""
+
+def receive_replicate(core: Core, source: bytes, message: Message, repair: Repair | None = None) -> None:
+    """Merge a record sent by a coordinator, a repair or a handoff; acknowledge once it is committed. `repair(core, bucket, key, then)` has a damaged row
+    replaced by what the other owners have, of which the sender may be the only one to have anything; without it such a row is refused."""
     _, request_id, bucket, key, record, purpose, target = message[:7]
     durability, operation = message[11], message[12]
     definition, row_key, route = core.place(bucket, key)
@@ -39,6 +45,9 @@ def receive_replicate(core: Core, source: bytes, message: Message) -> None:
             if kept:  # what is promised is row and hint
                 held = core.rows.later(held, core.hints.held(core, target, row_key))
     except DynamoError as error:
+        if repair is not None and isinstance(core.rows.load(row_key), CorruptRecord):
+            repair(core, bucket, key, partial(receive_replicate, core, source, message))
+            return
         core.count("replicates_refused")
         core.send(source, _stored(core, request_id, error.code, role, NO_DIGEST))
         return

@@ -24,6 +24,7 @@ BLOCK_OPERATIONS_MIN = 16
 
 _ENTRY = Struct(">16sQQQH")
 _CHECKSUM_BYTES = 8
+_NUMBER_MAX = (1 << 64) - 1
 
 Version = tuple[int, int, int]  # actor, counter, HLC time
 Minted = tuple[bytes, int, int, int]  # row key, and the version that was written there
@@ -45,9 +46,12 @@ class Operations:
         self._dropped: list[int] = []  # blocks that the next group deletes
         self._blocks: deque[tuple[int, list[Entry]]] = deque()
         for key, block in sorted(stored):
+            number = int.from_bytes(key[len(PREFIX) :], "big")
+            if key != _key(number & _NUMBER_MAX) or number == _NUMBER_MAX:
+                continue  # no name of a block: it would be written again under another one
             found = _decode(block)
             self._recent.update(found)
-            self._blocks.append((int.from_bytes(key[len(PREFIX) :], "big"), found))
+            self._blocks.append((number, found))
         self._packed = [_pack(entry) for entry in self._blocks[-1][1]] if self._blocks else []  # of the newest block, which is written again and again
         self._drop_oldest()
 

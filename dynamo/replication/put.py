@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Set as AbstractSet
 
 from dynamo._core import record as records
-from dynamo.errors import DynamoError, StorageFailed, Timeout, TooManySiblings, Unavailable, ValueTooLarge
+from dynamo.errors import CorruptRecord, DynamoError, Timeout, TooManySiblings, Unavailable, ValueTooLarge
 from dynamo.model import messages as m
 from dynamo.model.cluster import BucketDefinition
 from dynamo.model.key import check_bucket, check_key, full_key
@@ -21,7 +21,9 @@ from dynamo.model.row import FALLBACK as STATUS_FALLBACK
 from dynamo.model.row import OWNED as STATUS_OWNED
 from dynamo.model.row import Row
 from dynamo.replication import tokens
+from dynamo.replication.causes import cause, damaged
 from dynamo.replication.core import Core, Place, ReplyTo
+from dynamo.replication.get import PendingGet, begin_repair
 from dynamo.replication.operations import Version
 from dynamo.replication.quorum import FAILED, MET, PENDING, needed
 from dynamo.replication.routes import Route
@@ -240,15 +242,15 @@ class PendingPut(PutFold):
                 self.answered = True
                 core.answer(self.reply_to, (*self.reply, len(self.confirmed), core.durability))
             elif state == FAILED:
-                self._give_up(core, self._why())
+                self._give_up(core, self._why(core))
         return self.answered and not self.outstanding and self._finish(core)
 
-    def _why(self) -> DynamoError:
-        local = [code for code in self.failures.values() if code not in (Unavailable.code, Timeout.code)]
-        text = f"{len(self.confirmed)} of the {self.required} nodes needed hold the write; the others failed or cannot be reached"
-        if local and len(set(local)) == 1 and not self.confirmed:
-            return StorageFailed(text) if local[0] == StorageFailed.code else _named(local[0], text)
-        return Unavailable(text, required=self.required, received=len(self.confirmed))
+    def _why(self, core: Core) -> DynamoError:
+        held, (bucket, key) = len(self.confirmed), self.frame[2:4]
+        text = ""
+        if self.required > 1 or core.node_id not in self.failures:
+            text = f"{held} of the {self.required} nodes needed hold the write; the others failed or cannot be reached"
+        return cause(core, bucket, key, self.failures, held, self.required, text)
 
     def _give_up(self, core: Core, error: DynamoError) -> None:
         self.answered = True
@@ -256,15 +258,27 @@ class PendingPut(PutFold):
         core.refuse(self.reply_to, error)
 
 
-def _named(code: int, text: str) -> DynamoError:
-    from dynamo.errors import from_wire
+def _overwrite(core: Core, reply_to: ReplyTo, message: Message, route: Route) -> None:
+    """A set, or a delete, of a key whose row here is damaged: first see what the other owners have of it, and go on with that. Where all owners have
+    said that they have nothing that can be read, nothing is left to be lost, and the key must not be stuck."""
+    bucket, key = message[2:4]
+    until = core.now + message[9] / 1000.0
 
-    return from_wire(code, text, True, 0, 0)
+    def done(core: Core, read: PendingGet, _: int, __: list[bytes]) -> None:
+        again = (*message[:9], max(1, int((until - core.now) * 1000)), *message[10:])
+        damaged_at = [code for code in read.failures.values() if code == CorruptRecord.code]
+        lost = len(read.replies) + len(damaged_at) == read.required and not read.merged()  # all owners have spoken, and none has anything
+        if lost or not isinstance(core.rows.load(read.row_key), CorruptRecord):
+            coordinate_put(core, reply_to, again, overwrite=True)
+        else:
+            core.refuse(reply_to, damaged(bucket, key))
+
+    begin_repair(core, bucket, key, [core.node_id, *(node for node in route.owners if node != core.node_id)], done)
 
 
-def coordinate_put(core: Core, reply_to: ReplyTo, message: Message, place: Place | None = None) -> None:
+def coordinate_put(core: Core, reply_to: ReplyTo, message: Message, place: Place | None = None, overwrite: bool = False) -> None:
     """Take a PUT that this node coordinates. Refuses with a typed error, `maybe_applied` False, before anything is minted. `place`: where the key,
-    which then is a good one, lies."""
+    which then is a good one, lies. `overwrite`: even where the row here is damaged, for no owner has it whole."""
     _, _, bucket, key, value, token, mode, w, pw, time_ms, operation = message[:11]
     try:
         if place is None:
@@ -280,9 +294,16 @@ def coordinate_put(core: Core, reply_to: ReplyTo, message: Message, place: Place
         required, owners_required = _admit(core, route, definition, w, pw)
         row = core.rows.load(row_key)
         if isinstance(row, DynamoError):
-            if row.code == 8:
+            if not isinstance(row, CorruptRecord):
+                raise row
+            if not overwrite:
                 core.repair_wanted.append((bucket, key))
-            raise row
+                if mode != m.MODE_SET and value is not None:  # it would have to build upon what cannot be read
+                    raise damaged(bucket, key)
+                _overwrite(core, reply_to, message, route)
+                return
+            core.count("rows_overwritten")
+            row = None
         if core.contradicts_actor(context, row):
             core.renew_actor()
         if not core.actor.usable:

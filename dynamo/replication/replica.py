@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from dynamo._core import record as records
 from dynamo.errors import DynamoError, ProtocolError, StorageFailed, Unavailable
 from dynamo.membership.gossip import Gossip
 from dynamo.membership.members import Membership
@@ -30,7 +31,7 @@ from dynamo.replication.anti_entropy import AntiEntropy
 from dynamo.replication.batch import take_get_many, take_put_many
 from dynamo.replication.core import Core, ReplyTo, Scan, Settings
 from dynamo.replication.forward import take_put
-from dynamo.replication.get import coordinate_get, repair_from_peers
+from dynamo.replication.get import coordinate_get, repair_from_peers, repair_then
 from dynamo.replication.handoff import Handoff
 from dynamo.replication.hinted_handoff import Hints
 from dynamo.replication.local import as_failed, receive_read, receive_replicate
@@ -38,7 +39,7 @@ from dynamo.replication.operations import Operations
 from dynamo.replication.put import coordinate_put
 from dynamo.replication.ready import Ready
 from dynamo.replication.recovery import Recovery
-from dynamo.replication.rows import Read, Rows
+from dynamo.replication.rows import KindOf, Read, Rows
 from dynamo.replication.scan import receive_scan_read, take_scan
 from dynamo.replication.standings import META as STANDINGS
 from dynamo.replication.standings import Standings
@@ -50,6 +51,13 @@ if TYPE_CHECKING:
 _REPLIES = frozenset((m.REPLICATE_REPLY, m.READ_REPLY, m.FORWARD_REPLY, m.SCAN_READ_REPLY, m.TREE_ROOTS_REPLY, m.TREE_NODES_REPLY, m.TREE_KEYS_REPLY,
                       m.RECOVER_REPLY))  # fmt: skip
 _META_RETRY_S = 0.5
+
+
+def _kinds(cluster: Cluster) -> KindOf | None:
+    """The kind of record that belongs under a row key; None where that is siblings for all."""
+    if all(definition.record_kind == records.SIBLINGS for definition in (cluster.bucket(b"default"), *cluster.buckets.values())):
+        return None
+    return lambda row_key: cluster.bucket(row_key[2:].partition(b"\0")[0]).record_kind
 
 
 class Replica:
@@ -74,7 +82,7 @@ class Replica:
         """`read`, `scan`, `scan_hints`: the committed rows and hints. `stored_operations`: of the meta table, see `operations`. `standings`: what
         this node was to its partitions under the last ring that it knew; left out, it holds all that it owns."""
         standings = standings or Standings()
-        rows = Rows(read, int.from_bytes(cluster.secret[:8], "big"), Operations(settings.operations_max, stored_operations))
+        rows = Rows(read, int.from_bytes(cluster.secret[:8], "big"), Operations(settings.operations_max, stored_operations), _kinds(cluster))
         self.core = Core(settings, node_id, cluster, membership, actor, rows, scan, Hints(scan_hints), random, wall_us, durability, standings)
         self.gossip = Gossip(membership, random, settings.gossip_interval_s)
         self.handoff = Handoff()
@@ -100,7 +108,7 @@ class Replica:
             m.TREE_KEYS: self._tree,
             m.RECOVER: self._recover,
             m.FORWARD: self._forward,
-            m.REPLICATE: partial(receive_replicate, self.core),
+            m.REPLICATE: partial(receive_replicate, self.core, repair=repair_then),
             m.READ: partial(receive_read, self.core),
             m.GOSSIP: self._gossip,
             m.GOSSIP_REPLY: self._gossip,
@@ -190,6 +198,7 @@ class Replica:
         core = self.core
         self._at(now)
         core.count("commits_failed")
+        core.storage_error = error
         held = core.rows.failed(group)
         for destination, message in (*held.messages, *core.flushes.failed_commit(group.number)):
             core.send(destination, as_failed(core, message, error))

@@ -20,6 +20,7 @@ from dynamo.model.row import Row, decode_row, encode_row
 from dynamo.replication.operations import Operations
 
 Read = Callable[[bytes], bytes | DynamoError | None]
+KindOf = Callable[[bytes], int]
 NO_DIGEST = bytes(16)
 
 
@@ -43,12 +44,14 @@ class Rows:
     """Staged, in-flight and committed rows and hints, and the answers that wait for a commit."""
 
     __slots__ = (
-        "_before", "_before_flying", "_flying", "_handed", "_held", "_held_flying", "_hints_flying", "_last", "_read", "_staged", "_staged_hints",
+        "_before", "_before_flying", "_flying", "_handed", "_held", "_held_flying", "_hints_flying", "_kind_of", "_last", "_read", "_staged", "_staged_hints",
         "_staged_meta", "digest_seed", "groups", "in_flight", "operations",
     )  # fmt: skip
 
-    def __init__(self, read: Read, digest_seed: int, operations: Operations) -> None:
+    def __init__(self, read: Read, digest_seed: int, operations: Operations, kind_of: KindOf | None = None) -> None:
+        """`kind_of(row key)`: the kind of record that belongs there. None: siblings everywhere, as where no bucket says otherwise."""
         self._read = read
+        self._kind_of = kind_of
         self.operations = operations
         self._staged: dict[bytes, Row | None] = {}
         self._staged_meta: dict[bytes, bytes | None] = {}
@@ -75,12 +78,21 @@ class Rows:
         row: Row | DynamoError | None
         if type(data) is bytes:
             try:
-                row = decode_row(key, data)
+                row = self.checked(key, decode_row(key, data))
             except CorruptRecord as error:
                 row = error
         else:
             row = data  # type: ignore[assignment]
         self._last = key, row  # whoever stages a row has just loaded it
+        return row
+
+    def checked(self, key: bytes, row: Row) -> Row:
+        """The row. Raises CorruptRecord where its record is of another kind than its bucket, and so could be merged with none."""
+        record, kind_of = row.record, self._kind_of
+        if record and (kind_of is not None or record[1] != records.SIBLINGS):
+            kind = records.SIBLINGS if kind_of is None else kind_of(key)
+            if record[1] != kind:
+                raise CorruptRecord(f"a record of kind {record[1]} where kind {kind} belongs")
         return row
 
     def load_held(self, key: bytes) -> tuple[Row | DynamoError | None, Held | None]:

@@ -16,9 +16,10 @@ from dynamo._core import record as records
 from dynamo.errors import CorruptRecord, DynamoError, InvalidRequest, Timeout, Unavailable
 from dynamo.model import messages as m
 from dynamo.model.cluster import BucketDefinition
-from dynamo.model.key import HEAD_BYTES, ROW_KEY_BYTES_MAX, check_bucket, check_key, split_row_key
+from dynamo.model.key import HEAD_BYTES, ROW_KEY_BYTES_MAX, check_bucket, check_key
 from dynamo.model.messages import Message
 from dynamo.model.row import decode_row
+from dynamo.replication.causes import cause
 from dynamo.replication.core import Core, ReplyTo
 from dynamo.replication.get import sealed_token
 from dynamo.replication.quorum import needed
@@ -27,13 +28,15 @@ PAGE_ROWS = 256
 PAGE_BYTES = 1 << 20
 PARTITIONS_PER_PAGE = 64
 PAGES_MAX = 64
+DAMAGED = b""  # for a record that cannot be read; there is no empty one
 Page = tuple[tuple[bytes, bytes, bytes], ...]  # (row key, key, record), in order of row keys
 
 
 def read_page(core: Core, bucket: bytes, prefix: bytes, first: int, end: int, after: bytes, limit: int) -> tuple[Page, bool]:
     """(rows, whether that was all) of the partitions first..end-1 here, behind the row key `after`. Committed rows only.
 
-    Raises CorruptRecord for a damaged row, which is never skipped as if it were absent, and has its repair begun.
+    A damaged row, which is never skipped as if it were absent, has DAMAGED for its record, and its repair begun. Of a long key it may be all that is
+    known how the key begins.
     """
     found: list[tuple[bytes, bytes, bytes]] = []
     size = 0
@@ -45,21 +48,32 @@ def read_page(core: Core, bucket: bytes, prefix: bytes, first: int, end: int, af
         while stop is None or start < stop:
             rows = core.scan(start, stop, limit - len(found))
             for row_key, data in rows:
+                if not core.is_row_key(row_key):
+                    continue
+                full, record = row_key[2:HEAD_BYTES], DAMAGED
                 try:
-                    row = decode_row(row_key, data)
+                    row = core.decode(row_key, data)
+                    full, record = row.full_key or full, row.record
                 except CorruptRecord:
-                    core.want_repair(row_key)
-                    raise
-                key = split_row_key(row_key, row.full_key)[2]
+                    full = _full_key(row_key, data) or full
+                key = full.partition(b"\0")[2]
                 if key.startswith(prefix):
-                    found.append((row_key, key, row.record))
-                    size += len(row.record)
+                    found.append((row_key, key, record))
+                    size += len(record)
                 if size >= PAGE_BYTES or len(found) >= limit:
                     return tuple(found), False
             if not rows:
                 break
             start = rows[-1][0] + b"\0"
     return tuple(found), True
+
+
+def _full_key(row_key: bytes, data: bytes) -> bytes:
+    """What a damaged row of a long key still says of it: all, where only the record is damaged."""
+    try:
+        return decode_row(row_key, data, verify=False).full_key
+    except CorruptRecord:
+        return b""
 
 
 def _behind(start: bytes) -> bytes | None:
@@ -88,8 +102,8 @@ def receive_scan_read(core: Core, source: bytes, message: Message) -> None:
 class PendingScan:
     """One client request for a page: the partitions it has come to, and the replicas' pages of them."""
 
-    __slots__ = ("after", "begun", "bucket", "damaged", "deadline", "definition", "end", "entries", "first", "limit", "outstanding", "pages", "pages_left",
-                 "plan", "prefix", "reply_to", "request_id", "required", "started")  # fmt: skip
+    __slots__ = ("after", "begun", "bucket", "damaged_pages", "deadline", "definition", "end", "entries", "failures", "first", "limit", "outstanding", "pages",
+                 "pages_left", "plan", "prefix", "reply_to", "request_id", "required", "started")  # fmt: skip
 
     def __init__(self, core: Core, reply_to: ReplyTo, message: Message, definition: BucketDefinition) -> None:
         _, _, self.bucket, self.prefix, self.after, self.limit, time_ms = message[:7]
@@ -107,7 +121,8 @@ class PendingScan:
         self.outstanding: set[bytes] = set()
         self.pages: dict[bytes, tuple[Page, bool]] = {}
         self.pages_left = PAGES_MAX
-        self.damaged = False  # some owner met a damaged row
+        self.damaged_pages: dict[bytes, tuple[Page, bool]] = {}  # with damaged rows in them: taken when no other owner is left to ask
+        self.failures: dict[bytes, int] = {}  # owners that gave none, and the error's code
 
     @property
     def place(self) -> bytes:
@@ -132,7 +147,7 @@ class PendingScan:
             last = min(core.cluster.partitions, self.first + PARTITIONS_PER_PAGE)
             while self.end < last and set(core.owners(self.end, self.definition)) == set(owners):
                 self.end += 1
-            self.pages, self.outstanding = {}, set()
+            self.pages, self.damaged_pages, self.failures, self.outstanding = {}, {}, {}, set()
             self.plan = sorted((node for node in owners if node == core.node_id or core.liveness.up(node)), key=lambda node: node != core.node_id)
             for _ in range(self.required):
                 self._ask_next(core)
@@ -147,9 +162,11 @@ class PendingScan:
             return self._take_pages(core) or self._advance(core)
         while len(self.pages) + len(self.outstanding) < self.required:
             if not self._ask_next(core):
-                if self.damaged:
-                    return self._fail(core, CorruptRecord("a row in the way is damaged at too many owners; it is being repaired if one of them has it whole"))
-                return self._fail(core, Unavailable(required=self.required, received=len(self.pages)))
+                if len(self.pages) + len(self.damaged_pages) + len(self.outstanding) < self.required:
+                    return self._fail(core, self._why(core))
+                if self.outstanding:
+                    return False
+                self.pages |= self.damaged_pages
         return len(self.pages) >= self.required and self._settle(core)
 
     def _ask_next(self, core: Core) -> bool:
@@ -158,11 +175,11 @@ class PendingScan:
             node = self.plan.pop(0)
             if node == core.node_id:
                 try:
-                    self.pages[node] = read_page(core, self.bucket, self.prefix, self.first, self.end, self.after, PAGE_ROWS)
-                    return True
+                    if self._add(node, *read_page(core, self.bucket, self.prefix, self.first, self.end, self.after, PAGE_ROWS)):
+                        return True
                 except DynamoError as error:
                     core.count(f"scan_failed_{type(error).__name__}")
-                    self.damaged = self.damaged or isinstance(error, CorruptRecord)
+                    core.storage_error, self.failures[node] = error, error.code
             elif core.liveness.up(node):
                 self.outstanding.add(node)
                 core.send(node, (m.SCAN_READ, self.request_id, self.bucket, self.prefix, self.first, self.end, self.after, PAGE_ROWS,
@@ -170,23 +187,43 @@ class PendingScan:
                 return True
         return False
 
+    def _add(self, node: bytes, page: Page, whole: bool) -> bool:
+        """Take an owner's page. False for one with damaged rows, beside which another owner is asked."""
+        sound = all(record != DAMAGED for _, _, record in page)
+        (self.pages if sound else self.damaged_pages)[node] = page, whole
+        return sound
+
+    def _why(self, core: Core) -> DynamoError:
+        answered = len(self.pages)
+        return cause(core, self.bucket, self.prefix, self.failures, answered, self.required, f"needed {self.required} nodes, had {answered}")
+
     def _take_pages(self, core: Core) -> bool:
         """Merge the replicas' pages up to where all of them have spoken. True when the client has its answer."""
         bounds = [page[-1][0] for page, whole in self.pages.values() if not whole]
         bound = min(bounds) if bounds else None
         merged: dict[bytes, tuple[bytes, bytes]] = {}
+        damaged: dict[bytes, int] = {}  # rows, and at how many owners they cannot be read
         for page, _ in self.pages.values():
             for row_key, key, record in page:
                 if bound is None or row_key <= bound:
-                    merged[row_key] = key, records.merge(merged[row_key][1] if row_key in merged else b"", record)
+                    known, before = merged.get(row_key, (key, b""))
+                    if not record:
+                        damaged[row_key] = damaged.get(row_key, 0) + 1
+                        merged[row_key] = known, before
+                    else:
+                        merged[row_key] = key, records.merge(before, record)
         for row_key in sorted(merged):
             key, record = merged[row_key]
             self.after = row_key
-            siblings, _, time = records.visible(record)
-            if siblings:
-                self.entries.append((key, sealed_token(core, self.bucket, key, self.definition, record, time), siblings, row_key))
-                if len(self.entries) >= self.limit:
-                    return self._answer(core, row_key)
+            if damaged and len(self.pages) - damaged.get(row_key, 0) < self.required:
+                core.count("scanned_damaged")
+                self.entries.append((key, b"", (), row_key))  # as a get of it would say, that too few can be read; the scan goes on
+            else:
+                siblings, _, time = records.visible(record)
+                if siblings:
+                    self.entries.append((key, sealed_token(core, self.bucket, key, self.definition, record, time), siblings, row_key))
+            if len(self.entries) >= self.limit:
+                return self._answer(core, row_key)
         if bound is not None:
             self.after, self.first = bound, int.from_bytes(bound[:2], "big")
         else:
@@ -214,13 +251,16 @@ class PendingScan:
         _, _, code, _, page, whole = message[:6]
         try:
             for _, _, record in page:
-                records.verify(record)
+                if record:
+                    records.verify(record)
+                    if record[1] != self.definition.record_kind:
+                        raise CorruptRecord("a record of another kind than its bucket")
         except CorruptRecord as error:
             code = error.code
         if code or (not page and not whole):
             return self.on_failure(core, source, code)
         self.outstanding.discard(source)
-        self.pages[source] = page, whole
+        self._add(source, page, whole)
         return self._settle(core)
 
     def on_wake(self, core: Core, record: bytes | None) -> bool:
@@ -230,7 +270,7 @@ class PendingScan:
         if node not in self.outstanding:
             return False
         self.outstanding.discard(node)
-        self.damaged = self.damaged or code == CorruptRecord.code
+        self.failures[node] = code
         self._ask_next(core)
         return self._settle(core)
 

@@ -13,7 +13,6 @@ from dynamo._core import merkle
 from dynamo._core import ring as ring_kernel
 from dynamo.errors import CorruptRecord, DynamoError
 from dynamo.model.key import ROW_KEY_BYTES_MAX, split_row_key
-from dynamo.model.row import decode_row
 from dynamo.replication.core import Core
 from dynamo.replication.rows import NO_DIGEST
 
@@ -116,9 +115,9 @@ class Trees:
             place, leaf = self._locate(core, row_key)
             if place is not None:
                 try:
-                    self.get(*place).update(leaf, b"", decode_row(row_key, data).digest)
+                    self.get(*place).update(leaf, b"", core.decode(row_key, data).digest)
                 except CorruptRecord:
-                    core.want_repair(row_key)
+                    continue  # it enters its tree when it has been repaired
         if page:
             self._cursor = page[-1][0]
         if len(page) < core.settings.tree_slice_rows:
@@ -133,9 +132,9 @@ class Trees:
                 tree, leaf = self._place(core, row_key)
                 if leaf in leaves and tree == n:
                     try:
-                        row = decode_row(row_key, data)
+                        row = core.decode(row_key, data)
                     except CorruptRecord:
-                        continue  # found by whoever reads it; it must not hide the rest of the leaf
+                        continue  # it must not hide the rest of the leaf
                     _, bucket, key = split_row_key(row_key, row.full_key)
                     found[leaf].append((bucket, key, row.digest))
             start = page[-1][0] + b"\0"
@@ -152,7 +151,9 @@ class Trees:
         return entries
 
     def _locate(self, core: Core, row_key: bytes) -> tuple[Place | None, int]:
-        """(the tree a row belongs to, None where this node does not own it; its leaf)."""
+        """(the tree a row belongs to, None where this node does not own it or it is none of this cluster's; its leaf)."""
+        if not core.is_row_key(row_key):
+            return None, 0
         partition, bucket, key = split_row_key(row_key, row_key[2:])
         definition = core.cluster.bucket(bucket)
         if core.node_id not in core.owners(partition, definition):

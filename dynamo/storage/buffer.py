@@ -99,8 +99,10 @@ class WriteBuffer:
 
     look_errors: tuple[type[Exception], ...] = ()
 
-    def __init__(self, engine: StorageEngine, bytes_max: int = BYTES_MAX) -> None:
+    def __init__(self, engine: StorageEngine, bytes_max: int = BYTES_MAX, check: Callable[[], None] = lambda: None) -> None:
+        """`check` raises StorageFailed where the engine has lost its file: what is taken in now would have no place to go."""
         self.engine = engine
+        self._check_place = check
         self.bytes_max = bytes_max
         self.look = row_kernel.Look(self.read)
         self.failure: DynamoError | None = None  # of the last flush
@@ -180,6 +182,7 @@ class WriteBuffer:
     def put(self, group: Group) -> None:
         """Take a group in. Raises StorageFailed for a key that the engine would refuse: it would take every flush from now on with it."""
         _check(group)
+        self._check_place()
         self._young.add(group)
 
     def begin_flush(self, last: Group | None = None) -> Group:
@@ -222,6 +225,7 @@ class WriteBuffer:
         Raises StorageFull or StorageFailed of that flush: then nothing of this group is visible, and all older ones are."""
         if not (group.synced or self.failure is not None or self.full()):
             _check(group)
+            self._check_place()
             if entering is not None:
                 entering()
             self._young.add(group)

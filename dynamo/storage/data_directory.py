@@ -2,7 +2,7 @@
 
     LOCK        held with flock while in use; says the pid of the holder, or how data.mdb looked after a clean stop. Until
                 there is a store, "pid N, opening": from any other word on, an absent or empty data.mdb is a lost one
-    data.mdb    the LMDB file (`lock.mdb` beside it is LMDB's own)
+    data.mdb    the LMDB file, locked likewise (`guard`); `lock.mdb` beside it is LMDB's own
     meta table  `format` = 2, and after a clean stop `clean_stop` = device and inode of data.mdb; while a store is open that
                 may go on after a crash, `home` = the same, and device, inode and change time of LOCK
 
@@ -31,7 +31,9 @@ from dynamo.errors import ConfigError, StorageFailed
 from dynamo.model.group import Group
 from dynamo.storage.buffer import WriteBuffer
 from dynamo.storage.engine import StorageEngine
+from dynamo.storage.guard import Guard
 from dynamo.storage.lmdb import LmdbEngine
+from dynamo.storage.lmdb_file import refuse_damaged
 from dynamo.storage.memory import MemoryEngine
 
 DURABILITIES = ("synced", "relaxed", "buffered", "memory")
@@ -69,18 +71,23 @@ class DataDirectory:
         self._pid = os.getpid()
         self.clean = self.at_home = False
         self._lock: FileIO | None = None
+        self._guard: Guard | None = None
         if durability == "memory":
             self.engine = MemoryEngine()
             return
         if not self.path or "\0" in self.path:
             raise ConfigError(f"{self.path!r} is not the path of a directory")
         _prepare(self.path)
+        self._data_path = os.path.join(os.path.abspath(self.path), _DATA)
         self._lock, stopped_as, lock_as_left = _take_lock(self.path)
         try:
             found = _describe(self._data_path)
             _refuse_lost(self._data_path, stopped_as)
-            engine = LmdbEngine(self.path, durability != "relaxed")
-            self.engine = WriteBuffer(engine) if durability == "buffered" else engine
+            guard = self._guard = Guard(self._data_path)
+            if found != stopped_as:  # it was copied, restored, or not stopped: its end may be missing, or anything within it
+                refuse_damaged(self._data_path)
+            engine = LmdbEngine(self.path, durability != "relaxed", check=guard.check)
+            self.engine = WriteBuffer(engine, check=guard.check) if durability == "buffered" else engine
             try:
                 marked, home = self._check_in()
                 self.clean = marked and found == stopped_as
@@ -91,10 +98,10 @@ class DataDirectory:
                 self.engine.close()
                 raise
         except OSError as error:
-            _unlock(self._lock)
+            self._let_go(self._lock)
             raise StorageFailed(f"cannot open {self.path}: {error}") from error
         except BaseException:
-            _unlock(self._lock)
+            self._let_go(self._lock)
             raise
 
     @property
@@ -102,9 +109,10 @@ class DataDirectory:
         """Whether `close` has let go of the directory."""
         return self._lock is None or self._lock.closed
 
-    @property
-    def _data_path(self) -> str:
-        return os.path.join(self.path, _DATA)
+    def _let_go(self, lock: FileIO) -> None:
+        if self._guard is not None:
+            self._guard.close()
+        _unlock(lock)
 
     def _check_in(self) -> tuple[bool, bytes | None]:
         """Check the format, consume the clean-stop marker and the home; whether the marker named this file, and the home."""
@@ -154,6 +162,11 @@ class DataDirectory:
         assert self._lock is not None
         os.fchmod(self._lock.fileno(), 0o600)
 
+    def check(self) -> None:
+        """Raises StorageFailed where the data file is no longer the one at its path."""
+        if self._guard is not None:
+            self._guard.check()
+
     def _identity(self) -> bytes:
         status = os.stat(self._data_path)
         return _IDENTITY.pack(status.st_dev, status.st_ino)
@@ -162,7 +175,8 @@ class DataDirectory:
         """Close the engine and let go of the directory. `clean`: nothing is unfinished, so leave the clean-stop marker.
 
         The commit thread is closed before. What a write buffer holds is written, with the marker or without. An error of
-        the last commit is raised after everything is closed: the stop is then not clean. In a child of the process that opened it, nothing happens.
+        the last commit is raised after everything is closed: the stop is then not clean. So is StorageFailed where the data file is no longer at its
+        path. In a child of the process that opened it, nothing happens.
         """
         if os.getpid() != self._pid:
             return
@@ -172,6 +186,7 @@ class DataDirectory:
             return
         try:
             try:
+                self.check()
                 if not clean:
                     self.leave_home()
                 else:
@@ -187,7 +202,7 @@ class DataDirectory:
             raise StorageFailed(f"cannot leave {self.path} in order: {error}") from error
         finally:
             self.engine.close()  # again, for an exception that came before it was: nobody else may come in while it is open
-            _unlock(lock)
+            self._let_go(lock)
 
 
 def _describe(data_path: str) -> str:

@@ -6,9 +6,9 @@ switches only `sync` is used here: never `writemap` (a full disk is a SIGBUS the
 the last acknowledged commit). With `synced=False` a crash of the process loses nothing, but a power cut may damage the
 file: that is what durability `relaxed` means.
 
-LMDB trusts the structure of its file. A file that was cut off is refused (`lmdb_file`); a damaged row is found by the
-row's checksum; a damaged tree page may be an error, wrong rows (found likewise), or the end of the process. `python -m
-lmdb verify` looks at a file without opening it.
+LMDB trusts the structure of its file. A file that was cut off is refused, and one that was not left so by a clean stop is
+looked through before it is opened (`lmdb_file`); a damaged row is found by the row's checksum; a tree page that was
+damaged since may be an error, wrong rows (found likewise), or the end of the process. docs/storage.md says what that leaves.
 
 The map is an address range, not memory or disk: it is made so large that it never has to grow, for growing needs all
 transactions stopped.
@@ -35,6 +35,7 @@ LMDB_LINE = 0  # the 0.9 line of data files; py-lmdb also bundles 1.0, which wri
 
 _TABLES = (b"objects", b"hints", b"meta")
 _PROBE_BYTES = 1 << 20
+_READER_CHECK_COMMITS = 16  # between two looks, of a microsecond or two each
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _MAP_REFUSED = frozenset({errno.ENOMEM, errno.EFBIG, errno.EINVAL, errno.EOVERFLOW})
 
@@ -49,13 +50,16 @@ class LmdbEngine:
 
     look_errors: tuple[type[Exception], ...] = (lmdb.Error,)
 
-    def __init__(self, path: str, synced: bool, map_bytes: int = MAP_BYTES) -> None:
+    def __init__(self, path: str, synced: bool, map_bytes: int = MAP_BYTES, check: Callable[[], None] = lambda: None) -> None:
+        """`check` raises StorageFailed where the file is no longer the one at its path; called around each commit."""
         self.synced = synced
-        self._path = path
+        self._path = os.path.abspath(path)
+        self._check = check
+        self._commits = 0  # since readers were looked for
         self._environment = _open(path, synced, map_bytes)
         try:
             self._objects, self._hints, self._meta = _open_tables(self._environment, path)
-            self._environment.reader_check()  # readers of processes that died would keep their pages for ever
+            self._clear_readers()
         except lmdb.Error as error:
             self._environment.close()
             raise _write_error(error, path) from error
@@ -76,14 +80,14 @@ class LmdbEngine:
         except lmdb.Error as error:
             # A bad page spoils the transaction that met it. The next read gets a new one, and is none the worse for it.
             self.refresh()
-            return StorageFailed(str(error))
+            return self._read_error(error)
 
     def read_meta(self, name: bytes) -> bytes | None:
         try:
             return (self._reader or self._begin_reading()).get(name, db=self._meta)
         except lmdb.Error as error:
             self.refresh()
-            raise StorageFailed(str(error)) from error
+            raise self._read_error(error) from error
 
     def scan(self, table: Table, start: bytes, stop: bytes | None, limit: int) -> list[tuple[bytes, bytes]]:
         rows_of = self._table(table)
@@ -95,7 +99,7 @@ class LmdbEngine:
                 return list(rows if stop is None else takewhile(lambda row: row[0] < stop, rows))
         except lmdb.Error as error:
             self.refresh()
-            raise StorageFailed(str(error)) from error
+            raise self._read_error(error) from error
 
     def count(self, table: Table) -> int:
         rows_of = self._table(table)
@@ -103,7 +107,7 @@ class LmdbEngine:
             return int((self._reader or self._begin_reading()).stat(rows_of)["entries"])
         except lmdb.Error as error:
             self.refresh()
-            raise StorageFailed(str(error)) from error
+            raise self._read_error(error) from error
 
     def count_of(self, table: Table, keys: Collection[bytes]) -> int:
         rows_of = self._table(table)
@@ -112,7 +116,10 @@ class LmdbEngine:
                 return sum(map(cursor.set_key, keys))
         except lmdb.Error as error:
             self.refresh()
-            raise StorageFailed(str(error)) from error
+            raise self._read_error(error) from error
+
+    def _read_error(self, error: lmdb.Error) -> StorageFailed:
+        return StorageFailed(f"{self._path}/data.mdb cannot be read: {error}")
 
     def _table(self, name: Table) -> lmdb._Database:
         return self._objects if name == "objects" else self._hints if name == "hints" else self._meta
@@ -125,7 +132,11 @@ class LmdbEngine:
             reader.abort()
 
     def _begin_reading(self) -> lmdb.Transaction[bytes]:
-        self._reader = reader = self._environment.begin(self._objects)
+        try:
+            self._reader = reader = self._environment.begin(self._objects)
+        except lmdb.ReadersFullError:  # perhaps of readers that died
+            self._environment.reader_check()
+            self._reader = reader = self._environment.begin(self._objects)
         self.look.read = reader.get
         return reader
 
@@ -136,8 +147,12 @@ class LmdbEngine:
 
     def commit(self, group: Group, entering: Callable[[], None] | None = None) -> None:
         """As the interface says, but where the sync that a group asks of a relaxed engine fails, the group is visible."""
+        self._check()
+        self._commits += 1
         transaction: lmdb.Transaction[bytes] | None = None
         try:
+            if self._commits >= _READER_CHECK_COMMITS:
+                self._clear_readers()
             try:
                 transaction = self._environment.begin(write=True)
                 _apply(transaction, self._objects, group.objects)
@@ -153,7 +168,16 @@ class LmdbEngine:
             if group.synced and not self.synced:
                 self._environment.sync(True)
         except lmdb.Error as error:
-            raise _write_error(error, self._path) from error
+            failure = _write_error(error, self._path)
+            if isinstance(failure, StorageFull):
+                self._commits = _READER_CHECK_COMMITS  # it may be a dead reader's pages that fill it: the next try looks
+            raise failure from error
+        self._check()  # again, before it is acknowledged
+
+    def _clear_readers(self) -> None:
+        """Readers of processes that died keep their pages for ever, and the file grows with every commit. LMDB itself does not look for them."""
+        self._commits = 0
+        self._environment.reader_check()
 
     def close(self) -> None:
         self.refresh()
@@ -175,8 +199,10 @@ def _apply(transaction: lmdb.Transaction[bytes], table: lmdb._Database, changes:
 
 
 def _write_error(error: lmdb.Error, path: str) -> DynamoError:
-    if isinstance(error, lmdb.MapFullError) or error.code in _FULL or (error.code == errno.EIO and _has_no_room(path)):
-        return StorageFull(f"the disk or the map of the data file in {path} is full: {error}")
+    if isinstance(error, lmdb.MapFullError):
+        return StorageFull(f"the map of the data file in {path} is full, which is the address space for it and not the disk: {error}; delete data")
+    if error.code in _FULL or (error.code == errno.EIO and _has_no_room(path)):
+        return StorageFull(f"the disk under {path} is full: {error}; free space there, then write again")
     return StorageFailed(f"the disk failed a commit in {path}: {error}")
 
 

@@ -1,4 +1,4 @@
-"""A look at LMDB's data file without opening it: whether its end is missing.
+"""A look at LMDB's data file without opening it: whether its end is missing, and whether its pages are such as LMDB makes.
 
 LMDB maps the file and trusts it. A page that is referenced and lies behind the end of the file is a SIGBUS, and with it the end of the process, at
 the first read that comes there. The meta page says how many pages there are; but a file may soundly be shorter than that, when the last ones were
@@ -18,6 +18,10 @@ from collections.abc import Iterator
 from mmap import ACCESS_READ, mmap
 from struct import Struct, error
 
+from lmdb import verify
+
+from dynamo.errors import ConfigError
+
 _MAGIC, _VERSION = 0xBEEFC0DE, 1
 _META = Struct("=16xII16xI36xQ48xQQ")  # magic, version, page size, root of the free pages, last page, transaction
 _U16, _U64 = Struct("=H"), Struct("=Q")
@@ -25,6 +29,7 @@ _NODE = Struct("=HHHH")
 _HEADER_BYTES, _NODE_BYTES = 16, 8
 _PAGE_BYTES_MAX = 0x8000
 _BRANCH, _BIG = 1, 1
+_VERIFIED_BYTES_MAX = 512 << 20  # 1.3 s; what is larger is not looked through
 _NO_PAGE = (1 << 64) - 1
 _DEPTH_MAX = 32
 
@@ -46,6 +51,29 @@ def missing_bytes(path: str) -> int:
             return 0
         with mmap(file.fileno(), size, access=ACCESS_READ) as data:
             return _missing(data, page_bytes, root, last)
+
+
+def refuse_damaged(path: str) -> None:
+    """Look through the whole file, if it is not too large for that. Raises ConfigError where it is not whole: LMDB would end the process when it comes
+    to a page that is none. An empty file is a new one, and what has no meta pages of this kind is left to LMDB, which finds that out itself."""
+    size = os.stat(path).st_size
+    if not size or missing_bytes(path) or size > _VERIFIED_BYTES_MAX or not _has_meta_pages(path):
+        return
+    try:
+        problems = verify.verify(path)  # type: ignore[no-untyped-call]
+    except Exception as problem:  # it reads what may be anything
+        problems = [repr(problem)]
+    if problems:
+        raise ConfigError(
+            f"{path} is damaged, as by a copy that was made while it was written, and cannot be opened: {problems[0]}"
+            f"{f' and {len(problems) - 1} more' if len(problems) > 1 else ''}; restore it from a backup, or give an empty directory"
+        )
+
+
+def _has_meta_pages(path: str) -> bool:
+    with open(path, "rb") as file:
+        head = file.read(_PAGE_BYTES_MAX + _META.size)
+    return len(head) >= _META.size and _META.unpack_from(head)[:2] == (_MAGIC, _VERSION)
 
 
 def _missing(data: mmap, page_bytes: int, root: int, last: int) -> int:

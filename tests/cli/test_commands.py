@@ -190,6 +190,14 @@ def test_scan_prints_a_line_a_value_or_the_exact_keys(run: Run, node: FakeNode) 
     assert [request[2:6] for request in node.requests] == [(b"people", b"pre", b"", 0), (b"default", b"", b"", 0)]
 
 
+@pytest.mark.parametrize("script", [lambda message: (*scan_reply()[:4], ((b"bad", b"", (), b"x"), *scan_reply((b"z", b"1"))[4]), b"", 2)])
+def test_scan_prints_all_but_what_is_damaged_and_says_so(run: Run) -> None:
+    for form, expected in (("table", b"z\t1\n"), ("raw", b"z\0")):
+        code, out, err = run("scan", "-o", form)
+        assert (code, out) == (1, expected)
+        assert b"b'bad' is damaged" in err and b"Traceback" not in err
+
+
 @pytest.mark.parametrize("script", [lambda message: scan_reply((b"a", b"1")) if message[0] == m.SCAN else get_reply(b"1")])
 def test_scan_json_is_a_line_of_get_json_for_each_key(run: Run) -> None:
     assert run("scan", "-o", "json")[1] == run("get", "a", "-o", "json")[1]

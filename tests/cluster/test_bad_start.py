@@ -104,6 +104,7 @@ def test_a_copied_directory_beside_its_original(served: ServedNode, tmp_path: Pa
         pytest.param(lambda data: data.write_bytes(b"\xff" * 65_536), id="noise"),
         pytest.param(lambda data: data.write_bytes(data.read_bytes()[:12_288]), id="cut off"),
         pytest.param(lambda data: data.write_bytes(data.read_bytes()[:-8192]), id="end cut off"),
+        pytest.param(lambda data: data.write_bytes(data.read_bytes()[:16_384] + bytes(len(data.read_bytes()) - 16_384)), id="zeros"),
         pytest.param(lambda data: data.write_bytes(b""), id="empty"),
         pytest.param(lambda data: data.unlink(), id="absent"),
     ],

@@ -16,6 +16,7 @@ from dynamo._core import record as records
 from dynamo.errors import ConfigError, CorruptRecord, StorageFailed, StorageFull
 from dynamo.model.key import row_key
 from dynamo.model.row import OWNED, Row, decode_row, encode_row
+from dynamo.storage.data_directory import DataDirectory
 from dynamo.storage.engine import Group
 from dynamo.storage.lmdb import MAP_BYTES, LmdbEngine
 
@@ -353,4 +354,54 @@ def test_a_killed_process_loses_no_acknowledged_group_and_tears_none(tmp_path: P
     assert dict(engine.scan("objects", b"", None, 1000)) == expected
     assert engine.scan("hints", b"", None, 9) == [(b"hint", stamp)]
     engine.commit(Group(1, objects={b"after": b"1"}))
+    engine.close()
+
+
+@pytest.mark.parametrize("durability", ["synced", "relaxed", "buffered"])
+def test_a_reader_that_is_killed_while_the_file_is_open_does_not_make_it_grow_without_end(tmp_path: Path, start_child: Start, durability: str) -> None:
+    directory = DataDirectory(tmp_path / "data", durability)
+    engine = directory.engine
+    rows = {b"%03d" % number: bytes(2000) for number in range(100)}
+    engine.commit(Group(1, objects=dict(rows), synced=True))
+    script = """if True:
+        import sys, lmdb
+        environment = lmdb.open(sys.argv[1], readonly=True, max_dbs=3, lib_version=0)
+        transaction = environment.begin()
+        print("open", flush=True)
+        sys.stdin.read()
+        """
+    reader = start_child(script, tmp_path / "data")
+    assert reader.stdout is not None and reader.stdout.readline() == "open\n"
+    reader.kill()
+    reader.wait()
+    sizes = []
+    for number in range(150):
+        engine.commit(Group(number, objects=dict(rows), synced=True))
+        engine.refresh()
+        sizes.append((tmp_path / "data" / "data.mdb").stat().st_size)
+    directory.close(clean=True)
+    assert sizes[-1] == sizes[75], sizes[::10]
+    assert sizes[-1] < 40 * 100 * 2000
+
+
+def test_readers_that_died_do_not_keep_a_living_one_from_its_place(tmp_path: Path, start_child: Start) -> None:
+    LmdbEngine(str(tmp_path), synced=False).close()
+    engine = LmdbEngine(str(tmp_path), synced=False)
+    script = """if True:
+        import sys, lmdb
+        environment = lmdb.open(sys.argv[1], readonly=True, max_dbs=3, lib_version=0, max_spare_txns=0)
+        transactions = []
+        try:
+            while True:
+                transactions.append(environment.begin())
+        except lmdb.ReadersFullError:
+            print(len(transactions), flush=True)
+        sys.stdin.read()
+        """
+    child = start_child(script, tmp_path)
+    assert child.stdout is not None and int(child.stdout.readline()) >= 14
+    child.kill()
+    child.wait()
+    engine.refresh()
+    assert engine.read(b"k") is None
     engine.close()
