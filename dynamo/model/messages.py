@@ -64,8 +64,8 @@ TREE_ROOTS = 60  # ring_number, ring_hash, roots (of all trees both nodes hold, 
 TREE_ROOTS_REPLY = 61  # code (0 = compared), differing: tuple of indexes into the roots
 TREE_NODES = 62  # partition, n, nodes (32 hashes)
 TREE_NODES_REPLY = 63  # code, differing: tuple of node indexes, leaves (32 hashes for each of them)
-TREE_KEYS = 64  # partition, n, leaves: tuple of leaf indexes
-TREE_KEYS_REPLY = 65  # code, entries: tuple of (bucket, key, first 8 bytes of the digest)
+TREE_KEYS = 64  # partition, n, leaves: tuple of leaf indexes, after (row key to go on behind, b"" = from the start), until (row key to end with, or b"")
+TREE_KEYS_REPLY = 65  # code, entries: tuple of (bucket, key, first 8 bytes of the digest), cut (row key behind which more follows, b"" = nothing does)
 
 # PUT modes
 MODE_PUT, MODE_SET = 0, 1

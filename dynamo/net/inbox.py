@@ -69,7 +69,8 @@ class Inbox:
         try:
             messages = connection.decoder.feed(data)
             if connection.state is State.GREETING and messages:
-                self._greet(connection, messages.pop(0), now)
+                self._greet(connection, messages[0], now)
+                messages = connection.decoder.greeted()
             if messages and connection.state is State.OPEN:
                 self._take(connection, messages, batch, now)
         except (ProtocolError, ConfigError) as error:

@@ -45,16 +45,15 @@ class Links:
 
     def add(self, sock: socket.socket, *, outbound: bool) -> Connection:
         """Take a tuned socket into the poll set. Raises OSError when the kernel has no room."""
-        connection = Connection(sock, next(self.numbers), FrameDecoder(HELLO_BYTES_MAX), outbound=outbound)
+        connection = Connection(sock, next(self.numbers), FrameDecoder(self._limits.frame_bytes_max, greeting_bytes_max=HELLO_BYTES_MAX), outbound=outbound)
         connection.mask = connection.wanted(self.draining)
         self.poll_set.register(connection.descriptor, connection.mask)
         self.by_descriptor[connection.descriptor] = connection
         return connection
 
     def opened(self, connection: Connection) -> None:
-        """The greeting is over: frames of full size from here on."""
+        """The greeting is over."""
         connection.state = State.OPEN
-        connection.decoder.frame_bytes_max = self._limits.frame_bytes_max
         self.watch(connection)
 
     def watch(self, connection: Connection) -> None:

@@ -63,6 +63,7 @@ class Settings:
     hint_window: int = 64  # hints replayed to one node at a time; its acknowledgements, sent after its commits, set the pace
     hint_retry_s: float = 1.0
     exchange_interval_s: float = 10.0  # how often two owners compare their trees
+    keys_per_listing: int = 1024  # keys of a partition that one message of an exchange lists, at most; a receiver takes four times as many
     repair_window: int = 16  # keys repaired at a time in one exchange; more refill sooner, and clients wait behind larger commits
     tree_slice_rows: int = 512  # rows read at a time while the trees are built after a start
     tree_slice_s: float = 0.01  # pause between two of them

@@ -154,9 +154,10 @@ SHAPES: dict[int, Shape] = {
     m.TREE_ROOTS_REPLY: Shape("TREE_ROOTS_REPLY", [("code", U32), ("differing", INDEXES)]),
     m.TREE_NODES: Shape("TREE_NODES", [*TREE, ("nodes", BYTES)]),
     m.TREE_NODES_REPLY: Shape("TREE_NODES_REPLY", [("code", U32), ("differing", INDEXES), ("leaves", BYTES)]),
-    m.TREE_KEYS: Shape("TREE_KEYS", [*TREE, ("leaves", INDEXES)]),
+    m.TREE_KEYS: Shape("TREE_KEYS", [*TREE, ("leaves", INDEXES), ("after", BYTES), ("until", BYTES)]),
     m.TREE_KEYS_REPLY: Shape(
-        "TREE_KEYS_REPLY", [("code", U32), ("entries", array_of("[bucket, key, 8 bytes of the digest]", _TREE_KEY.check_array))]
+        "TREE_KEYS_REPLY",
+        [("code", U32), ("entries", array_of("[bucket, key, 8 bytes of the digest]", _TREE_KEY.check_array)), ("cut", BYTES)],
     ),
 }  # fmt: skip
 
