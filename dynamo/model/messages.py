@@ -67,6 +67,8 @@ TREE_NODES_REPLY = 63  # code, differing: tuple of node indexes, leaves (32 hash
 TREE_KEYS = 64  # partition, n, leaves: tuple of leaf indexes, after (row key to go on behind, b"" = from the start), until (row key to end with, or b"")
 TREE_KEYS_REPLY = 65  # code, entries: tuple of (bucket, key, first 8 bytes of the digest), cut (row key behind which more follows, b"" = nothing does)
 
+PART = 70  # last, data: bytes of a message that is larger than a frame; what is put together of them is the message without its length
+
 # PUT modes
 MODE_PUT, MODE_SET = 0, 1
 # REPLICATE purposes

@@ -24,7 +24,7 @@ from dynamo.net.reactor import Reactor
 from dynamo.net.spread import Spread
 from dynamo.replication import ActorLease, Replica, Settings
 from dynamo.replication.rows import Read
-from dynamo.wire.hello import TREE_SHAPE, Hello
+from dynamo.wire.hello import PARTS, TREE_SHAPE, Hello
 
 CONFIRM_TIMEOUT_S = 1.0  # for which a kept actor waits for a peer's word
 
@@ -93,6 +93,7 @@ class Assembly:
                 node_id=membership.node_id,
                 incarnation=membership.local.incarnation,
                 boot_nonce=os.urandom(16),
+                capabilities=PARTS,
                 address=membership.local.address,
             ),
             secret=cluster.secret,

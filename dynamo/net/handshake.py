@@ -28,6 +28,7 @@ class Greeted:
     reply: Message | None = None
     known_actor: int = 0  # the answering node's knowledge of our own actor
     known_lease_end: int = 0
+    capabilities: int = 0
 
 
 class Handshake:
@@ -58,7 +59,8 @@ class Handshake:
             self._refuse_doubles(hello, live=hello.role == ROLE_PEER)
         reply = self._mine._replace(role=hello.role)
         known = self._known_lease(hello.node_id) if hello.role == ROLE_PEER else (0, 0)
-        return Greeted(hello.role, hello.node_id, hello.boot_nonce, message_of(sign(reply, self._secret, hello.boot_nonce), known))
+        answer = message_of(sign(reply, self._secret, hello.boot_nonce), known)
+        return Greeted(hello.role, hello.node_id, hello.boot_nonce, answer, capabilities=hello.capabilities)
 
     def accept_reply(self, message: Message, expected: NodeId) -> Greeted:
         """Judge the answer to our HELLO from the node we dialled. Raises what it refused with, ProtocolError or ConfigError."""
@@ -69,7 +71,7 @@ class Handshake:
         if hello.node_id != expected:
             raise ConfigError(f"node {hello.node_id.hex()} answers at the address of {expected.hex()}")
         self._refuse_doubles(hello, live=True)
-        return Greeted(ROLE_PEER, hello.node_id, hello.boot_nonce, None, known_actor, known_lease_end)
+        return Greeted(ROLE_PEER, hello.node_id, hello.boot_nonce, None, known_actor, known_lease_end, hello.capabilities)
 
     def _refuse_doubles(self, hello: Hello, live: bool) -> None:
         """Raises ConfigError if the node id is this node's own, or, with `live`, that of another live process."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from operator import itemgetter
 
@@ -9,6 +10,7 @@ from dynamo.errors import ConfigError, DynamoError, ProtocolError, ValueTooLarge
 from dynamo.model.messages import (
     CLUSTER_STATUS,
     JOIN,
+    PART,
     PREFERENCE_LIST,
     ROLE_PEER,
     STATS,
@@ -24,7 +26,10 @@ from dynamo.net.limits import Limits
 from dynamo.net.links import Links
 from dynamo.net.polling import READ
 from dynamo.wire.frames import encode
+from dynamo.wire.hello import PARTS
 from dynamo.wire.messages import check_all
+
+_log = logging.getLogger("dynamo.net")
 
 Admin = Callable[[Message], Message]
 _KIND = itemgetter(0)
@@ -83,6 +88,9 @@ class Inbox:
         role, source = connection.role, connection.source
         check_all(messages, role)
         if role == ROLE_PEER:
+            if PART in map(_KIND, messages):
+                messages = connection.received.take(messages)
+                check_all(messages, role)
             batch += [(source, message) for message in messages]
             return
         if not ADMIN.isdisjoint(map(_KIND, messages)):
@@ -143,6 +151,7 @@ class Inbox:
             self._links.push(connection, encode(greeted.reply))
         connection.role = greeted.role
         connection.nonce = greeted.nonce
+        connection.takes_parts = bool(greeted.capabilities & PARTS)
         if greeted.role == ROLE_PEER:
             connection.node_id = connection.source = greeted.node_id
         self._links.opened(connection)
@@ -152,6 +161,8 @@ class Inbox:
         self.protocol_errors += 1
         if connection.outbound and connection.state is State.GREETING:
             self._refused(connection.node_id, error)
+        if connection.state is State.OPEN and connection.role == ROLE_PEER:
+            _log.warning("node %s sent what this node does not take, and its link is cut: %s", connection.node_id.hex(), error)
         if connection.node_id:  # a peer: there is nobody to tell, and the link must be given up at once
             self._links.finish(connection, str(error))
         else:

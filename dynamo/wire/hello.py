@@ -22,6 +22,7 @@ PROTOCOL_MIN = PROTOCOL_MAX = 1
 FORMAT_MIN = FORMAT_MAX = 1
 TREE_SHAPE = 1  # number of the layout of the Merkle trees; nodes of one cluster agree on it
 HELLO_BYTES_MAX = 4096
+PARTS = 1  # capability: takes messages in parts, see `wire.parts`
 ID_BYTES = NONCE_BYTES = AUTH_BYTES = 16
 ADDRESS_CHARACTERS_MAX = 300
 _FIRST = 3  # a HELLO's fields after type, request id and magic

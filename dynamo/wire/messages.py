@@ -159,6 +159,7 @@ SHAPES: dict[int, Shape] = {
         "TREE_KEYS_REPLY",
         [("code", U32), ("entries", array_of("[bucket, key, 8 bytes of the digest]", _TREE_KEY.check_array)), ("cut", BYTES)],
     ),
+    m.PART: Shape("PART", [("last", FLAG), ("data", BYTES)]),
 }  # fmt: skip
 
 # What a node accepts, by the role of the connection it came on, after HELLO.
@@ -166,7 +167,8 @@ REQUESTS: dict[int, frozenset[int]] = {
     m.ROLE_CLIENT: frozenset((m.GET, m.PUT, m.GET_MANY, m.CLUSTER_STATUS, m.PREFERENCE_LIST, m.SCAN, m.PUT_MANY, m.STATS)),
     m.ROLE_PEER: frozenset(
         (m.FORWARD, m.FORWARD_REPLY, m.REPLICATE, m.REPLICATE_REPLY, m.READ, m.READ_REPLY, m.SCAN_READ, m.SCAN_READ_REPLY, m.GOSSIP,
-         m.GOSSIP_REPLY, m.GOSSIP_PUSH, m.TREE_ROOTS, m.TREE_ROOTS_REPLY, m.TREE_NODES, m.TREE_NODES_REPLY, m.TREE_KEYS, m.TREE_KEYS_REPLY)
+         m.GOSSIP_REPLY, m.GOSSIP_PUSH, m.TREE_ROOTS, m.TREE_ROOTS_REPLY, m.TREE_NODES, m.TREE_NODES_REPLY, m.TREE_KEYS, m.TREE_KEYS_REPLY,
+         m.PART)
     ),
     m.ROLE_JOIN: frozenset((m.JOIN,)),
 }  # fmt: skip
