@@ -53,7 +53,7 @@ class Verbs:
 
         A blind delete of a key that was never there writes nothing, and returns the context of the read.
         """
-        return self._run(verbs.delete(self._place, key, context, blind, w, new_operation()), timeout)
+        return self._run(verbs.delete(self._place, key, context, blind, w, new_operation), timeout)
 
     def update(self, key: Key, fn: Change, *, default: Any = MISSING, timeout: float | None = None) -> Context:
         """Read, apply `fn` to the list of live values, and write what it returns (`dynamo.DELETE` deletes) under the context of the read.
@@ -105,7 +105,7 @@ class Verbs:
 
     def __delitem__(self, key: Key) -> None:
         """Delete what a read shows now. Raises KeyError when that is nothing."""
-        self._run(verbs.discard(self._place, key, new_operation()), None)
+        self._run(verbs.discard(self._place, key, new_operation), None)
 
     def __contains__(self, key: Key) -> bool:
         """Whether the key has a live value."""

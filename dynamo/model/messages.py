@@ -82,6 +82,14 @@ DURABILITIES = {"memory": 0, "buffered": 1, "relaxed": 2, "synced": 3}
 ROLE_CLIENT, ROLE_PEER, ROLE_JOIN = 0, 1, 2
 
 
+def left_out(reply: Message) -> int:
+    """How many versions of its key a GET_REPLY does not show, and its token does not cover; a field behind the others, where there are any."""
+    count = reply[8] if len(reply) > 8 else 0
+    return count if type(count) is int else 0
+
+
 def error_message(request_id: int, code: int, text: str, maybe_applied: bool, required: int = 0, received: int = 0) -> Message:
     """An ERROR message. A text that is too long for people is cut: it may quote what somebody sent."""
+    if not text.isascii():  # it may quote a file name that is no text, which no frame takes
+        text = text.encode("utf-8", "backslashreplace").decode()
     return (ERROR, request_id, code, text[:ERROR_TEXT_MAX], maybe_applied, required, received)

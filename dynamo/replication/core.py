@@ -56,6 +56,7 @@ class Settings:
     operations_max: int = 20_000  # operation ids remembered against retries
     record_bytes_max: int = 2 << 20  # a client's put that grows a record past this is refused; four sides of a partition still fit into a frame
     keys_per_request_max: int = 1024
+    answer_bytes_max: int = 7 << 20  # of one key in an answer: of a record that is larger a part is shown, see `fitting`; clients take frames of 8 MiB
     reading_bytes_max: int = 128 << 20  # of records held by gets that wait for others; beyond it new ones are refused as busy
     handoff_window: int = 64  # rows handed over at a time
     handoff_retry_s: float = 2.0

@@ -12,6 +12,8 @@ cursor, and perhaps nothing else, rather than late.
 
 from __future__ import annotations
 
+from typing import Any
+
 from dynamo._core import record as records
 from dynamo.errors import CorruptRecord, DynamoError, InvalidRequest, Timeout, Unavailable
 from dynamo.model import messages as m
@@ -20,7 +22,8 @@ from dynamo.model.key import HEAD_BYTES, ROW_KEY_BYTES_MAX, check_bucket, check_
 from dynamo.model.messages import Message
 from dynamo.model.row import decode_row
 from dynamo.replication.core import Core, ReplyTo
-from dynamo.replication.get import sealed_token
+from dynamo.replication.fitting import SIBLING_BYTES
+from dynamo.replication.get import shown_part
 from dynamo.replication.quorum import needed
 
 PAGE_ROWS = 256
@@ -88,7 +91,7 @@ def receive_scan_read(core: Core, source: bytes, message: Message) -> None:
 class PendingScan:
     """One client request for a page: the partitions it has come to, and the replicas' pages of them."""
 
-    __slots__ = ("after", "begun", "bucket", "damaged", "deadline", "definition", "end", "entries", "first", "limit", "outstanding", "pages", "pages_left",
+    __slots__ = ("after", "begun", "bucket", "bytes", "damaged", "deadline", "definition", "end", "entries", "first", "limit", "outstanding", "pages", "pages_left",
                  "plan", "prefix", "reply_to", "request_id", "required", "started")  # fmt: skip
 
     def __init__(self, core: Core, reply_to: ReplyTo, message: Message, definition: BucketDefinition) -> None:
@@ -97,7 +100,8 @@ class PendingScan:
         self.reply_to = reply_to
         self.definition = definition
         self.first = self.end = int.from_bytes(self.after[:2], "big")
-        self.entries: list[tuple[bytes, bytes, tuple[tuple[bytes, int, int, int], ...], bytes]] = []
+        self.entries: list[Any] = []  # (key, token, siblings, cursor[, versions left out])
+        self.bytes = 0  # of those, about
         self.required = needed(0, definition.r, core.cluster.r, definition.n or core.cluster.n, core.ring.size)
         self.request_id = 0  # of the page under way
         self.started = core.now
@@ -182,9 +186,14 @@ class PendingScan:
         for row_key in sorted(merged):
             key, record = merged[row_key]
             self.after = row_key
-            siblings, _, time = records.visible(record)
+            token, siblings, _, left_out = shown_part(core, self.bucket, key, self.definition, record)
             if siblings:
-                self.entries.append((key, sealed_token(core, self.bucket, key, self.definition, record, time), siblings, row_key))
+                entry = (key, token, siblings, row_key, left_out) if left_out else (key, token, siblings, row_key)
+                size = _entry_bytes(entry)
+                if self.entries and self.bytes + size > core.settings.answer_bytes_max:
+                    return self._answer(core, self.entries[-1][3])  # it goes on with this key
+                self.entries.append(entry)
+                self.bytes += size
                 if len(self.entries) >= self.limit:
                     return self._answer(core, row_key)
         if bound is not None:
@@ -194,7 +203,7 @@ class PendingScan:
         if self.first >= core.cluster.partitions:
             return self._answer(core, b"")
         self.pages_left -= 1
-        if not self.pages_left or sum(len(sibling[0]) for entry in self.entries for sibling in entry[2]) >= PAGE_BYTES:
+        if not self.pages_left or self.bytes >= PAGE_BYTES:
             return self._answer(core, self.place)
         return False
 
@@ -261,6 +270,11 @@ def take_scan(core: Core, reply_to: ReplyTo, message: Message) -> None:
         PendingScan(core, reply_to, message, core.cluster.bucket(bucket)).begin(core)
     except DynamoError as error:
         core.refuse(reply_to, error)
+
+
+def _entry_bytes(entry: tuple[Any, ...]) -> int:
+    """At most so many bytes does an entry take in an answer."""
+    return 32 + len(entry[0]) + len(entry[1]) + len(entry[3]) + sum(len(sibling[0]) + SIBLING_BYTES for sibling in entry[2])
 
 
 def _is_cursor(core: Core, bucket: bytes, cursor: bytes) -> bool:
