@@ -59,7 +59,7 @@ class Verbs:
         """Read, apply `fn` to the list of live values, and write what it returns (`dynamo.DELETE` deletes) under the context of the read.
 
         An absent key gives an empty list, or [default]. Updates that race leave siblings, which the next `fn` gets to merge: it must
-        expect several values and may run more than once.
+        expect several values and may run more than once. So do those that an answer did not hold: see `unseen_siblings` of the context returned.
         """
         return self._run(verbs.update(self._place, key, fn, default, new_operation()), timeout)
 

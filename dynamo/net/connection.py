@@ -36,9 +36,9 @@ class Connection:
     """Bytes in and out of one socket. `number` is never used twice within a process, unlike the file descriptor."""
 
     __slots__ = (
-        "answer_bytes", "backlog", "bulk", "bulk_bytes", "decoder", "descriptor", "held_bytes", "mask", "node_id", "nonce", "number", "outbound", "output_bytes",
-        "over", "parts", "paused_at", "received", "role", "sent_bytes", "sock", "source", "state", "taken_seen", "takes_parts", "unanswered", "unsent",
-        "waiting_bytes",
+        "answer_bytes", "backlog", "bulk", "bulk_bytes", "decoder", "descriptor", "held_bytes", "mask", "node_id", "nonce", "number", "outbound",
+        "output_bytes", "over", "parts", "paused_at", "received", "role", "sent_bytes", "sock", "source", "state", "taken_seen", "takes_parts", "unanswered",
+        "unsent", "waiting_bytes",
     )  # fmt: skip
 
     def __init__(self, sock: socket.socket, number: int, decoder: FrameDecoder, *, outbound: bool) -> None:

@@ -182,10 +182,13 @@ class PendingExchange:
         tree, width = self._trees.get(*self._place), merkle.FANOUT * merkle.HASH_BYTES
         if len(leaves) != len(nodes) * width or any(not 0 <= node < merkle.FANOUT for node in nodes):
             return self._end(core, agreed=False)
-        self._after, self._leaves = b"", frozenset(
-            node * merkle.FANOUT + leaf
-            for at, node in enumerate(nodes)
-            for leaf in merkle.differing(leaves[at * width : (at + 1) * width], tree.leaves_of(node))
+        self._after, self._leaves = (
+            b"",
+            frozenset(
+                node * merkle.FANOUT + leaf
+                for at, node in enumerate(nodes)
+                for leaf in merkle.differing(leaves[at * width : (at + 1) * width], tree.leaves_of(node))
+            ),
         )
         return self._next_page(core)
 

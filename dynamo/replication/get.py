@@ -299,9 +299,7 @@ def sealed_token(core: Core, bucket: bytes, key: bytes, definition: BucketDefini
     return tokens.seal(core.cluster.secret, full_key(bucket, key), kind, time if kind == records.LAST_WRITE_WINS else 0, context)
 
 
-def shown_part(
-    core: Core, bucket: bytes, key: bytes, definition: BucketDefinition, record: bytes
-) -> tuple[bytes, fitting.Siblings, fitting.Tombstones, int]:
+def shown_part(core: Core, bucket: bytes, key: bytes, definition: BucketDefinition, record: bytes) -> tuple[bytes, fitting.Siblings, fitting.Tombstones, int]:
     """(token, siblings, tombstones, how many were left out) of a record, as much of it as fits into an answer."""
     siblings, tombstones, time, context, left_out = fitting.shown(record, core.settings.answer_bytes_max)
     if left_out:

@@ -91,8 +91,8 @@ def receive_scan_read(core: Core, source: bytes, message: Message) -> None:
 class PendingScan:
     """One client request for a page: the partitions it has come to, and the replicas' pages of them."""
 
-    __slots__ = ("after", "begun", "bucket", "bytes", "damaged", "deadline", "definition", "end", "entries", "first", "limit", "outstanding", "pages", "pages_left",
-                 "plan", "prefix", "reply_to", "request_id", "required", "started")  # fmt: skip
+    __slots__ = ("after", "begun", "bucket", "bytes", "damaged", "deadline", "definition", "end", "entries", "first", "limit", "outstanding", "pages",
+                 "pages_left", "plan", "prefix", "reply_to", "request_id", "required", "started")  # fmt: skip
 
     def __init__(self, core: Core, reply_to: ReplyTo, message: Message, definition: BucketDefinition) -> None:
         _, _, self.bucket, self.prefix, self.after, self.limit, time_ms = message[:7]

@@ -94,9 +94,7 @@ def node_of_one_piece(value):
             sock.sendall(hello[50:])
             (request,) = decoder.feed(sock.recv(65_536))
             reply = (
-                (m.GET_REPLY, request[1], 1, 1, 1, b"token", ((value, 1, 2, 3),), ())
-                if request[0] == m.GET
-                else (m.CLUSTER_STATUS_REPLY, request[1], value)
+                (m.GET_REPLY, request[1], 1, 1, 1, b"token", ((value, 1, 2, 3),), ()) if request[0] == m.GET else (m.CLUSTER_STATUS_REPLY, request[1], value)
             )
             sock.sendall(encode(reply))
             sock.recv(1)

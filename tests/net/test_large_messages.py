@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 import trio
 from rig import CLUSTER, SECRET, Echo, connect, run, running
@@ -120,10 +122,8 @@ def test_parts_that_never_end_count_as_unfinished_and_a_refused_one_is_logged(ca
                 peer = await connect(reactor.address)
                 await peer.send(message_of(sign(Hello(cluster_id=CLUSTER, partitions=256, tree_shape=1, role=1, node_id=B, boot_nonce=B), SECRET)))
                 assert (await peer.receive())[0] == m.HELLO_REPLY
-                try:
+                with suppress(trio.BrokenResourceError):
                     await peer.send(*messages)
-                except trio.BrokenResourceError:
-                    pass
                 assert await peer.receive() is None
             assert reactor.counters["connections_cut_off"] == 1 and reactor.counters["protocol_errors"] == 1
 
