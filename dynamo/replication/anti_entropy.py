@@ -124,8 +124,8 @@ class PendingExchange:
     answered = True  # nobody waits for it: a node that stops does not
 
     __slots__ = (
-        "_after", "_entropy", "_filling", "_keys", "_leaves", "_mine", "_place", "_places", "_repairing", "_shared", "_trees", "_until", "begun", "peer",
-        "request_id", "spoken", "whole",
+        "_after", "_awaits", "_entropy", "_filling", "_keys", "_leaves", "_mine", "_place", "_places", "_repairing", "_shared", "_trees", "_until", "begun",
+        "peer", "request_id", "spoken", "whole",
     )  # fmt: skip
 
     def __init__(self, core: Core, entropy: AntiEntropy, trees: Trees, peer: bytes, shared: list[Place]) -> None:
@@ -141,6 +141,7 @@ class PendingExchange:
         self._mine: Listing = []  # that page
         self._repairing = 0
         self._filling = False
+        self._awaits = False  # a reply
         self.peer = peer
         self.request_id = core.request_id()
         self.begun = self.spoken = core.now
@@ -148,13 +149,13 @@ class PendingExchange:
 
     def begin(self, core: Core) -> None:
         """Send the roots."""
-        core.pending[self.request_id] = self
         core.count("exchanges")
         self._ask(core, (m.TREE_ROOTS, self.request_id, core.ring_number, core.ring_hash, self._trees.roots_shared_with(core, self.peer)))
 
     def on_reply(self, core: Core, source: bytes, message: Message) -> bool:
-        if source != self.peer:
+        if source != self.peer or not self._awaits:
             return False
+        self._awaits = False
         self.spoken = core.now
         kind, code = message[0], message[2]
         if code or not self._trees.built:
@@ -182,13 +183,11 @@ class PendingExchange:
         tree, width = self._trees.get(*self._place), merkle.FANOUT * merkle.HASH_BYTES
         if len(leaves) != len(nodes) * width or any(not 0 <= node < merkle.FANOUT for node in nodes):
             return self._end(core, agreed=False)
-        self._after, self._leaves = (
-            b"",
-            frozenset(
-                node * merkle.FANOUT + leaf
-                for at, node in enumerate(nodes)
-                for leaf in merkle.differing(leaves[at * width : (at + 1) * width], tree.leaves_of(node))
-            ),
+        self._after = b""
+        self._leaves = frozenset(
+            node * merkle.FANOUT + leaf
+            for at, node in enumerate(nodes)
+            for leaf in merkle.differing(leaves[at * width : (at + 1) * width], tree.leaves_of(node))
         )
         return self._next_page(core)
 
@@ -260,11 +259,16 @@ class PendingExchange:
         return False
 
     def _ask(self, core: Core, message: Message) -> None:
-        if self.spoken == self.begun and message[0] == m.TREE_ROOTS:
-            core.deadlines.add(core.now, core.settings.suspect_after_s, self.request_id)
-        core.send(self.peer, message)
+        """Ask the next thing, under an id of its own: a reply that comes twice, or late, must not pass for the next one's."""
+        core.pending.pop(self.request_id, None)
+        self.request_id = core.request_id()
+        self._awaits = True
+        core.pending[self.request_id] = self
+        core.deadlines.add(core.now, core.settings.suspect_after_s, self.request_id)
+        core.send(self.peer, (message[0], self.request_id, *message[2:]))
 
     def _end(self, core: Core, agreed: bool) -> bool:
+        core.pending.pop(self.request_id, None)
         self._entropy.ended(self.peer, self.begun if agreed else None)
         core.count("exchanges_agreed" if agreed else "exchanges_unfinished")
         return True

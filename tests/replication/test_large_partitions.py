@@ -87,6 +87,33 @@ def test_any_two_sets_of_keys_become_one_whatever_a_page_holds(ours, theirs, pag
     assert len(rig.nodes[first].objects) == len(ours | theirs)
 
 
+def test_replies_that_come_twice_or_late_are_taken_once(monkeypatch):
+    """Two nodes may have two connections. A page that passed for the next one would hide what that has, and the exchange would call it agreement."""
+
+    class Doubling(Bounded):
+        def _send(self, node, messages):
+            super()._send(node, messages)
+            replies = [entry for entry in messages if entry[1][0] in (m.TREE_ROOTS_REPLY, m.TREE_NODES_REPLY, m.TREE_KEYS_REPLY)]
+            late.extend((node, [entry]) for entry in replies)
+            super()._send(node, replies)
+            if len(late) > 3:
+                for sender, again in late[:-3]:
+                    super()._send(sender, again)
+                del late[:-3]
+
+    late = []
+    rig = Doubling(3, elements_max=64, keys_per_listing=4, exchange_interval_s=100.0)
+    fill(rig, 100)
+    before = set(rig.nodes[rig.ids[2]].objects)
+    lose_all(rig, rig.ids[2])
+    for node in rig.nodes.values():
+        node.replica.anti_entropy.next_at = rig.now
+    rig.pass_time(3, step=0.1)
+    assert set(rig.nodes[rig.ids[2]].objects) == before
+    counters = [node.replica.core.counters for node in rig.nodes.values()]
+    assert sum(c.get("exchanges_unfinished", 0) for c in counters) == 0 < sum(c.get("exchanges_agreed", 0) for c in counters)
+
+
 def test_a_listing_from_the_start_mends_the_leaf_whatever_it_shows():
     rig = Rig(1)
     for i in range(20):
