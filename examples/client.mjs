@@ -65,11 +65,12 @@ export class Client {
   }
 
   // All siblings of the key, none if it is absent or deleted, and a context that covers what is shown: it belongs into the put that replaces them.
+  // `leftOut`: how many versions did not fit into the answer; put one value for those shown, and get again.
   async get(key, { bucket = "default", r = 0, pr = 0, timeoutMs = this.#timeoutMs } = {}) {
     const fields = (leftMs) => [bytes(bucket, "bucket"), bytes(key), r, pr, nodeMs(leftMs)];
-    const [, , , , ownersAnswered, context, siblings] = await this.#request(GET, fields, GET_REPLY, timeoutMs);
+    const [, , , , ownersAnswered, context, siblings, , leftOut = 0] = await this.#request(GET, fields, GET_REPLY, timeoutMs);
     const shown = siblings.map(([value, actor, counter, time]) => ({ value, dot: { actor, counter }, time: hlcToDate(time) }));
-    return { siblings: shown, context, ownersAnswered };
+    return { siblings: shown, context, ownersAnswered, leftOut };
   }
 
   // Replaces what `context` covers; without one, adds a sibling beside whatever there is. Returns the context of this write.

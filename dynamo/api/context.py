@@ -33,7 +33,8 @@ class Context:
     dot: Dot | None
     """The dot this put minted; None for the context of a read."""
     unseen_siblings: int
-    """How many siblings the put left standing that its client had not seen; a read shows them. 0 for the context of a read."""
+    """Of a put: how many siblings it left standing that its client had not seen; a read shows them. Of a read: how many versions it could not show,
+    for there is more of the key than an answer holds; this context does not cover them. Put what you made of those shown, and read on."""
 
     def __init__(self, token: bytes, *, dot: Dot | None = None, unseen_siblings: int = 0) -> None:
         object.__setattr__(self, "token", bytes(token))

@@ -92,7 +92,8 @@ class Result:
 
     @property
     def context(self) -> Context:
-        """Covers all siblings, and the deletes beside them; for the write that replaces them."""
+        """Covers all siblings, and the deletes beside them; for the write that replaces them. `context.unseen_siblings`: how many more there are, of a
+        key that no answer holds."""
         try:
             return self._context
         except AttributeError:

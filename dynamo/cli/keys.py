@@ -30,6 +30,8 @@ def get_command(key: bytes, bucket: str, no_siblings: bool, form: str, at: tuple
     if not result.found:
         talk(f"not found; owners that answered: {result.owners_answered}")
         return NOT_FOUND
+    if result.context.unseen_siblings:
+        talk(f"{result.context.unseen_siblings} more versions do not fit into an answer; put one value with this context, then get again")
     if len(result.siblings) > 1:
         talk(f"{len(result.siblings)} siblings; to merge them, put one value with the context that `get -o json` shows")
         return CONFLICT if no_siblings else OK

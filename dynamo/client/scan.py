@@ -44,11 +44,12 @@ class Scan:
             raise ProtocolError("a scan came to where it was")
         entries = entries[:limit]
         results = [
-            Result(key, make_siblings(siblings, place.codec), Context(token), owners_answered, place.resolver, urlsafe.encode(behind))
+            Result(key, make_siblings(siblings, place.codec), Context(token, unseen_siblings=sum(left_out)), owners_answered, place.resolver,
+                   urlsafe.encode(behind))
             if siblings
             else damaged_result(key, owners_answered, urlsafe.encode(behind))
-            for key, token, siblings, behind in entries
-        ]
+            for key, token, siblings, behind, *left_out in (entry[:5] for entry in entries)
+        ]  # fmt: skip
         if limit is not None:
             self._left = limit - len(results)
         self._cursor = cursor

@@ -107,7 +107,7 @@ def write(place: Place, key: Key, value: Any, token: Token, mode: int, w: int | 
     return context_of(reply)
 
 
-def delete(place: Place, key: Key, context: Token, blind: bool, w: int | None, operation: bytes) -> Verb[Context]:
+def delete(place: Place, key: Key, context: Token, blind: bool, w: int | None, new_operation: NewOperation) -> Verb[Context]:
     """Write a tombstone under the context, or, blind, under that of a read made now; of a key that has never been, nothing is written."""
     if (context is None) != blind:
         raise TypeError(
@@ -115,29 +115,37 @@ def delete(place: Place, key: Key, context: Token, blind: bool, w: int | None, o
             f"got {'neither' if context is None else 'both'}"
         )
     _count("w", w)
-    if blind:
+    if not blind:
+        return (yield from write(place, key, DELETE, context, m.MODE_PUT, w, None, new_operation()))
+    while True:  # again where there was more than an answer holds
         try:
             reply = yield _read(place, key_bytes(key))
         except CorruptRecord:  # there is something, and nobody can say what: it is overwritten
-            return (yield from write(place, key, DELETE, None, m.MODE_SET, w, None, operation))
+            return (yield from write(place, key, DELETE, None, m.MODE_SET, w, None, new_operation()))
         token, siblings, tombstones = reply[5:8]
-        context = Context(token)
         if not siblings and not tombstones:
-            return context
-    return (yield from write(place, key, DELETE, context, m.MODE_PUT, w, None, operation))
+            return Context(token)
+        written = yield from write(place, key, DELETE, Context(token), m.MODE_PUT, w, None, new_operation())
+        if not m.left_out(reply):
+            return written
 
 
-def discard(place: Place, key: Key, operation: bytes) -> Verb[None]:
+def discard(place: Place, key: Key, new_operation: NewOperation) -> Verb[None]:
     """Delete what a read shows now. Raises KeyError, and writes nothing, when that is nothing."""
-    try:
-        reply = yield _read(place, key_bytes(key))
-    except CorruptRecord:
-        yield from write(place, key, DELETE, None, m.MODE_SET, None, None, operation)
-        return
-    token, siblings = reply[5:7]
-    if not siblings:
-        raise KeyError(key)
-    yield from write(place, key, DELETE, Context(token), m.MODE_PUT, None, None, operation)
+    found = False
+    while True:
+        try:
+            reply = yield _read(place, key_bytes(key))
+        except CorruptRecord:
+            yield from write(place, key, DELETE, None, m.MODE_SET, None, None, new_operation())
+            return
+        token, siblings = reply[5:7]
+        if not siblings and not found:
+            raise KeyError(key)
+        yield from write(place, key, DELETE, Context(token), m.MODE_PUT, None, None, new_operation())
+        if not m.left_out(reply):
+            return
+        found = True
 
 
 def update(place: Place, key: Key, change: Change, default: Any, operation: bytes) -> Verb[Context]:
@@ -180,7 +188,7 @@ class _Replied:
 
     @staticmethod
     def context_of(key: bytes, raw: tuple[bytes, tuple[Any, ...]], /) -> Context:
-        return Context(raw[0])
+        return Context(raw[0], unseen_siblings=m.left_out((0,) * 5 + raw))
 
 
 _replied = _Replied()
@@ -189,9 +197,10 @@ _replied = _Replied()
 def result_of(place: Place, key: bytes, reply: Message, resolver: Resolver | None = None) -> Result:
     """What a GET_REPLY says of the key. Values with a codec are decoded now: what that raises belongs to the read."""
     if place.codec is None:
-        return Result.unopened(key, _replied, reply[5:7], (reply[4], resolver or place.resolver, None))
+        return Result.unopened(key, _replied, reply[5:9], (reply[4], resolver or place.resolver, None))
     owners_answered, token, siblings = reply[4:7]
-    return Result(key, make_siblings(siblings, place.codec), Context(token), owners_answered, resolver or place.resolver)
+    context = Context(token, unseen_siblings=m.left_out(reply))
+    return Result(key, make_siblings(siblings, place.codec), context, owners_answered, resolver or place.resolver)
 
 
 def context_of(reply: Message) -> Context:

@@ -44,7 +44,7 @@ class AsyncVerbs:
 
     async def delete(self, key: Key, *, context: Token = None, blind: bool = False, w: int | None = None, timeout: float | None = None) -> Context:
         """Delete what the context covers, or, with `blind=True`, what a read shows now. Neither: TypeError."""
-        return await self._run(verbs.delete(self._place, key, context, blind, w, new_operation()), timeout)
+        return await self._run(verbs.delete(self._place, key, context, blind, w, new_operation), timeout)
 
     async def update(self, key: Key, fn: Change, *, default: Any = MISSING, timeout: float | None = None) -> Context:
         """Read, apply `fn`, a plain function, to the list of live values, and write what it returns under the context of the read."""

@@ -55,13 +55,13 @@ class Verbs:
 
         A blind delete of a key that was never there writes nothing, and returns the context of the read.
         """
-        return self._run(verbs.delete(self._place, key, context, blind, w, new_operation()), timeout)
+        return self._run(verbs.delete(self._place, key, context, blind, w, new_operation), timeout)
 
     def update(self, key: Key, fn: Change, *, default: Any = MISSING, timeout: float | None = None) -> Context:
         """Read, apply `fn` to the list of live values, and write what it returns (`dynamo.DELETE` deletes) under the context of the read.
 
         An absent key gives an empty list, or [default]. Updates that race leave siblings, which the next `fn` gets to merge: it must
-        expect several values and may run more than once.
+        expect several values and may run more than once. So do those that an answer did not hold: see `unseen_siblings` of the context returned.
         """
         return self._run(verbs.update(self._place, key, fn, default, new_operation()), timeout)
 
@@ -104,7 +104,7 @@ class Verbs:
 
     def __delitem__(self, key: Key) -> None:
         """Delete what a read shows now. Raises KeyError when that is nothing."""
-        self._run(verbs.discard(self._place, key, new_operation()), None)
+        self._run(verbs.discard(self._place, key, new_operation), None)
 
     def __contains__(self, key: Key) -> bool:
         """Whether the key has a live value."""

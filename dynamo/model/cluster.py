@@ -21,6 +21,7 @@ N_MAX = 64
 PARTITIONS_MAX = 65_536  # a row key holds the partition in two bytes
 VALUE_BYTES_MAX = 1984 * 1024  # a record of one value stays below what a put may make of it, and four such below a frame
 SIBLINGS_MAX = 10_000
+BUCKETS_MAX = 2048  # their definitions travel in one message with all members
 KINDS = {"siblings": record.SIBLINGS, "last_write_wins": record.LAST_WRITE_WINS}
 _U64_MAX = (1 << 64) - 1
 _QUORUMS = ("r", "w", "pr", "pw")
@@ -102,6 +103,8 @@ class Cluster:
         _check_quorums("", self, None)
         if not isinstance(self.buckets, Mapping):
             raise ConfigError(f"buckets: {self.buckets!r} is not a table of definitions by name")
+        if len(self.buckets) > BUCKETS_MAX:
+            raise ConfigError(f"buckets: {len(self.buckets)} are defined, of at most {BUCKETS_MAX}; those of the cluster's own settings need no definition")
         object.__setattr__(self, "buckets", dict(self.buckets))  # our own: nobody changes it behind our back
         for bucket, definition in self.buckets.items():
             _check_name(bucket)

@@ -65,11 +65,13 @@ TREE_ROOTS = 60  # ring_number, ring_hash, roots (of all trees both nodes hold, 
 TREE_ROOTS_REPLY = 61  # code (0 = compared), differing: tuple of indexes into the roots
 TREE_NODES = 62  # partition, n, nodes (32 hashes)
 TREE_NODES_REPLY = 63  # code, differing: tuple of node indexes, leaves (32 hashes for each of them)
-TREE_KEYS = 64  # partition, n, leaves: tuple of leaf indexes
-TREE_KEYS_REPLY = 65  # code, entries: tuple of (bucket, key, first 8 bytes of the digest)
+TREE_KEYS = 64  # partition, n, leaves: tuple of leaf indexes, after (row key to go on behind, b"" = from the start), until (row key to end with, or b"")
+TREE_KEYS_REPLY = 65  # code, entries: tuple of (bucket, key, first 8 bytes of the digest), cut (row key behind which more follows, b"" = nothing does)
 # what a recovering owner asks those that hold its partitions
 RECOVER = 66  # ring_number, ring_hash, n, partitions (tuple; empty: only whether the ring is the same)
 RECOVER_REPLY = 67  # code (0 = the same ring), recovering: tuple of (partition, needs), for those of the partitions of which the node needs some
+
+PART = 70  # last, data: bytes of a message that is larger than a frame; what is put together of them is the message without its length
 
 # PUT modes
 MODE_PUT, MODE_SET = 0, 1
@@ -85,6 +87,14 @@ DURABILITIES = {"memory": 0, "buffered": 1, "relaxed": 2, "synced": 3}
 ROLE_CLIENT, ROLE_PEER, ROLE_JOIN = 0, 1, 2
 
 
+def left_out(reply: Message) -> int:
+    """How many versions of its key a GET_REPLY does not show, and its token does not cover; a field behind the others, where there are any."""
+    count = reply[8] if len(reply) > 8 else 0
+    return count if type(count) is int else 0
+
+
 def error_message(request_id: int, code: int, text: str, maybe_applied: bool, required: int = 0, received: int = 0) -> Message:
     """An ERROR message. A text that is too long for people is cut: it may quote what somebody sent."""
+    if not text.isascii():  # it may quote a file name that is no text, which no frame takes
+        text = text.encode("utf-8", "backslashreplace").decode()
     return (ERROR, request_id, code, text[:ERROR_TEXT_MAX], maybe_applied, required, received)

@@ -27,7 +27,7 @@ from dynamo.net.spread import Spread
 from dynamo.replication import ActorLease, Replica, Settings
 from dynamo.replication.rows import Read
 from dynamo.replication.standings import Standings
-from dynamo.wire.hello import CAPABILITY_COMPILED, TREE_SHAPE, Hello
+from dynamo.wire.hello import CAPABILITY_COMPILED, PARTS, TREE_SHAPE, Hello
 
 CONFIRM_TIMEOUT_S = 1.0  # for which a kept actor waits for a peer's word
 
@@ -101,7 +101,7 @@ class Assembly:
                 incarnation=membership.local.incarnation,
                 boot_nonce=os.urandom(16),
                 address=membership.local.address,
-                capabilities=CAPABILITY_COMPILED if CORE == "compiled" else 0,
+                capabilities=PARTS | (CAPABILITY_COMPILED if CORE == "compiled" else 0),
             ),
             secret=cluster.secret,
             known_lease=self._known_lease,

@@ -10,13 +10,16 @@ given to a new socket within the same batch.
 from __future__ import annotations
 
 import socket
+from collections import deque
 
 from dynamo.config import join_address
 from dynamo.model.messages import ROLE_CLIENT, Message, Source
 from dynamo.net.polling import READ, WRITE
 from dynamo.wire.frames import FrameDecoder
+from dynamo.wire.parts import Parts
 
 RECEIVE_BYTES = 65_536
+BULK_AT_ONCE = 4  # frames of large messages, of 1 MiB mostly
 ANSWER_BYTES_FIRST = 1024 * 1024  # what an answer is taken to have before there was one
 
 
@@ -34,8 +37,9 @@ class Connection:
     """Bytes in and out of one socket. `number` is never used twice within a process, unlike the file descriptor."""
 
     __slots__ = (
-        "answer_bytes", "backlog", "decoder", "descriptor", "held_bytes", "mask", "node_id", "nonce", "number", "outbound", "output_bytes",
-        "over", "parts", "paused_at", "role", "sent_bytes", "sock", "source", "state", "taken_seen", "unanswered", "unsent", "waiting_bytes",
+        "answer_bytes", "backlog", "bulk", "bulk_bytes", "decoder", "descriptor", "held_bytes", "mask", "node_id", "nonce", "number", "outbound",
+        "output_bytes", "over", "parts", "paused_at", "received", "role", "sent_bytes", "sock", "source", "state", "taken_seen", "takes_parts", "unanswered",
+        "unsent", "waiting_bytes",
     )  # fmt: skip
 
     def __init__(self, sock: socket.socket, number: int, decoder: FrameDecoder, *, outbound: bool) -> None:
@@ -50,7 +54,11 @@ class Connection:
         self.node_id = b""  # of a peer; of an outbound connection to one from the start
         self.nonce = b""  # the peer's boot nonce
         self.mask = 0  # what the poll set watches for
-        self.held_bytes = 0  # of an unfinished frame, as last accounted for
+        self.held_bytes = 0  # of an unfinished frame or message, as last accounted for
+        self.received = Parts()  # of a message that comes in parts
+        self.takes_parts = False  # so does the other side
+        self.bulk: deque[bytes] = deque()  # frames of large messages, which let all others pass and go out as the socket takes them
+        self.bulk_bytes = 0
         self.parts: list[bytes] = []  # frames to send
         self.unsent: memoryview | None = None  # what the socket did not take; goes before `parts`
         self.output_bytes = 0  # Invariant: the sum of both
@@ -91,6 +99,21 @@ class Connection:
         self.parts.append(frame)
         self.output_bytes += len(frame)
 
+    def push_bulk(self, frames: list[bytes]) -> None:
+        """Queue frames behind everything else."""
+        self.bulk += frames
+        self.bulk_bytes += sum(map(len, frames))
+
+    def feed_bulk(self, waiting_bytes_max: int) -> None:
+        """Go on with large messages where little else waits: some of them at a time, so that others have their turn."""
+        for _ in range(BULK_AT_ONCE):
+            if not self.bulk or self.output_bytes > waiting_bytes_max or self.over:
+                break
+            frame = self.bulk.popleft()
+            self.bulk_bytes -= len(frame)
+            self.push(frame)
+            self.flush()
+
     def flush(self) -> None:
         """Send what the socket takes, in as few calls as possible."""
         while self.unsent is not None or self.parts:
@@ -120,7 +143,7 @@ class Connection:
         reading = True
         if self.role == ROLE_CLIENT and self.state is State.OPEN:
             reading = not draining and not self.backlog
-        return (READ if reading else 0) | (WRITE if self.unsent is not None else 0)
+        return (READ if reading else 0) | (WRITE if self.unsent is not None or self.bulk else 0)
 
     def far_end(self) -> str:
         """Where the other side is, for people."""

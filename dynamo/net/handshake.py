@@ -38,6 +38,7 @@ class Greeted:
     reply: Message | None = None
     known_actor: int = 0  # the answering node's knowledge of our own actor
     known_lease_end: int = 0
+    capabilities: int = 0
 
 
 class Handshake:
@@ -72,7 +73,8 @@ class Handshake:
             raise ConfigError(f"node id {hello.node_id.hex()} is this node's own; {_COPIED}")
         reply = self._mine._replace(role=hello.role)
         known = self._known_lease(hello.node_id) if hello.role == ROLE_PEER else (0, 0)
-        return Greeted(hello.role, hello.node_id, hello.boot_nonce, message_of(sign(reply, self._secret, hello.boot_nonce), known))
+        answer = message_of(sign(reply, self._secret, hello.boot_nonce), known)
+        return Greeted(hello.role, hello.node_id, hello.boot_nonce, answer, capabilities=hello.capabilities)
 
     def accept_reply(self, message: Message, expected: NodeId) -> Greeted:
         """Judge the answer to our HELLO from the address of `expected`, or where anybody is expected (b""). Raises what it refused with,
@@ -87,7 +89,7 @@ class Handshake:
         self._refuse_itself(hello, expected)
         if self._is_double(hello):  # of its own: which of the two is the copy is not for us to say
             raise ConfigError(f"another live process has node id {hello.node_id.hex()}; {_COPIED}")
-        return Greeted(ROLE_PEER, hello.node_id, hello.boot_nonce, None, known_actor, known_lease_end)
+        return Greeted(ROLE_PEER, hello.node_id, hello.boot_nonce, None, known_actor, known_lease_end, hello.capabilities)
 
     def _refuse_itself(self, hello: Hello, expected: NodeId = b"") -> None:
         """Raises ConfigError if this very process has dialled itself, NodeIdTaken if another one has its node id."""

@@ -10,6 +10,7 @@ from dynamo.errors import ConfigError, DynamoError, ProtocolError, ValueTooLarge
 from dynamo.model.messages import (
     CLUSTER_STATUS,
     JOIN,
+    PART,
     PREFERENCE_LIST,
     ROLE_PEER,
     STATS,
@@ -25,6 +26,7 @@ from dynamo.net.limits import Limits
 from dynamo.net.links import Links
 from dynamo.net.polling import READ
 from dynamo.wire.frames import encode
+from dynamo.wire.hello import PARTS
 from dynamo.wire.messages import check_all
 
 _log = logging.getLogger("dynamo.net")
@@ -77,7 +79,8 @@ class Inbox:
         try:
             messages = connection.decoder.feed(data)
             if connection.state is State.GREETING and messages:
-                self._greet(connection, messages.pop(0), now)
+                self._greet(connection, messages[0], now)
+                messages = connection.decoder.greeted()
             if messages and connection.state is State.OPEN:
                 self._take(connection, messages, batch, now)
         except (ProtocolError, ConfigError) as error:
@@ -90,6 +93,9 @@ class Inbox:
         role, source = connection.role, connection.source
         check_all(messages, role)
         if role == ROLE_PEER:
+            if PART in map(_KIND, messages):
+                messages = connection.received.take(messages)
+                check_all(messages, role)
             batch += [(source, message) for message in messages]
             return
         if not ADMIN.isdisjoint(map(_KIND, messages)):
@@ -152,6 +158,7 @@ class Inbox:
             self._links.push(connection, encode(greeted.reply))
         connection.role = greeted.role
         connection.nonce = greeted.nonce
+        connection.takes_parts = bool(greeted.capabilities & PARTS)
         if greeted.role == ROLE_PEER:
             connection.node_id = connection.source = greeted.node_id
         self._links.opened(connection)
@@ -170,6 +177,8 @@ class Inbox:
             self._refused(connection, error)
         elif isinstance(error, ConfigError):
             self._tell(connection, error)
+        if connection.state is State.OPEN and connection.role == ROLE_PEER:
+            _log.warning("node %s sent what this node does not take, and its link is cut: %s", connection.node_id.hex(), error)
         if connection.node_id or connection.outbound:  # a peer: there is nobody to tell, and the link must be given up at once
             self._links.finish(connection, str(error))
         else:

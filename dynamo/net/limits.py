@@ -14,7 +14,7 @@ class Limits:
     """Checked where the bytes arrive or leave. Times in seconds."""
 
     frame_bytes_max: int = FRAME_BYTES_MAX
-    """Largest frame accepted. It must hold a record with all its siblings: records travel whole."""
+    """Largest frame accepted. What is larger goes to other nodes in parts, and to clients as much of it as fits."""
 
     connections_max: int = 10_000
     """Connections at once, peers included. One more is accepted and closed, so that its owner tries elsewhere instead of waiting."""
@@ -51,6 +51,10 @@ class Limits:
     output_total_bytes_max: int = 512 * MEBIBYTE
     input_total_bytes_max: int = 256 * MEBIBYTE
     """The same over all connections: unsent output, and unfinished frames. The connection that passes the bound is closed."""
+
+    bulk_bytes_max: int = 64 * MEBIBYTE
+    """Large messages that wait for one peer, behind all others: records handed over, repaired or read. One is always let in; beyond this bound more are
+    dropped, as if the network had lost them, and those who sent them send them again. More keeps a wide link busy, and costs memory."""
 
     queue_bytes_max: int = 8 * MEBIBYTE
     """Messages that wait for a peer's connection to come up. Beyond it new ones are dropped, as if the network had lost them."""

@@ -45,16 +45,15 @@ class Links:
 
     def add(self, sock: socket.socket, *, outbound: bool) -> Connection:
         """Take a tuned socket into the poll set. Raises OSError when the kernel has no room."""
-        connection = Connection(sock, next(self.numbers), FrameDecoder(HELLO_BYTES_MAX), outbound=outbound)
+        connection = Connection(sock, next(self.numbers), FrameDecoder(self._limits.frame_bytes_max, greeting_bytes_max=HELLO_BYTES_MAX), outbound=outbound)
         connection.mask = connection.wanted(self.draining)
         self.poll_set.register(connection.descriptor, connection.mask)
         self.by_descriptor[connection.descriptor] = connection
         return connection
 
     def opened(self, connection: Connection) -> None:
-        """The greeting is over: frames of full size from here on."""
+        """The greeting is over."""
         connection.state = State.OPEN
-        connection.decoder.frame_bytes_max = self._limits.frame_bytes_max
         self.watch(connection)
 
     def watch(self, connection: Connection) -> None:
@@ -83,6 +82,17 @@ class Links:
             if connection.output_bytes > self._limits.output_bytes_max:
                 self._cut_off(connection, "reads too slowly")
 
+    def push_bulk(self, connection: Connection, frames: list[bytes]) -> bool:
+        """Queue the frames of a large message behind all else; False, and nothing queued, where as much waits as may."""
+        if connection.over or connection.state is State.CLOSED:
+            return True  # lost with the connection
+        if connection.bulk and connection.bulk_bytes + sum(map(len, frames)) > self._limits.bulk_bytes_max:
+            return False
+        if not connection.parts:
+            self._dirty.append(connection)
+        connection.push_bulk(frames)
+        return True
+
     def flush_peers(self) -> None:
         """Send what waits for peers now; the rest goes with the next `flush`."""
         for connection in self._dirty:
@@ -99,6 +109,8 @@ class Links:
     def _send(self, connection: Connection) -> None:
         """Send what the socket takes, then see to what remains."""
         connection.flush()
+        if connection.bulk:
+            connection.feed_bulk(self._limits.output_pause_bytes)
         if connection.over:
             self.finish(connection, connection.over)
             return
@@ -113,7 +125,7 @@ class Links:
                 return
         if connection.backlog and waiting <= self._limits.output_pause_bytes:
             self.resumable.append(connection)
-        if waiting or connection.mask != READ:
+        if waiting or connection.bulk or connection.mask != READ:
             self.watch(connection)
 
     def writable(self, connection: Connection) -> None:
@@ -138,7 +150,7 @@ class Links:
 
     def account_input(self, connection: Connection) -> None:
         """Count the unfinished frame of a connection; the one that passes the bound for all of them is cut off."""
-        held = connection.decoder.held_bytes
+        held = connection.decoder.held_bytes + connection.received.held_bytes
         if held == connection.held_bytes:
             return
         self._input_total += held - connection.held_bytes
@@ -181,6 +193,7 @@ class Links:
         self.poll_set.unregister(connection.descriptor)
         connection.sock.close()
         connection.parts.clear()
+        connection.bulk.clear()
         connection.unsent = None
         connection.output_bytes = 0
 

@@ -21,9 +21,12 @@ from dynamo.net.links import Links
 from dynamo.net.local import LocalPort
 from dynamo.net.peers import Peers
 from dynamo.wire.frames import encode, encode_all
+from dynamo.wire.parts import PART_BYTES, encode_whole, split
 
 _log = logging.getLogger("dynamo.net")
 
+BULK_BYTES = 256 * 1024  # of messages for one peer in one step, beyond which its large ones wait behind the others
+LARGE_BYTES = 32 * 1024  # of one message
 COMMITS_MAX = 4  # groups committed inline before the sockets are looked at again
 
 
@@ -138,23 +141,45 @@ class Pump:
 
     def _send_to_peer(self, node_id: NodeId, messages: list[Message], now: float) -> None:
         """In one piece over a link that is up. While there is none, as many as may wait for it do."""
-        if (link := self._peers.link_to(node_id)) is not None:
+        link = self._peers.link_to(node_id)
+        if link is not None:
             try:
-                self._links.push(link, encode_all(messages, self._frame_bytes_max))
-                return
+                frames = encode_all(messages, self._frame_bytes_max)
+                if len(frames) <= BULK_BYTES or not link.takes_parts:
+                    self._links.push(link, frames)
+                    return
             except ValueTooLarge:
                 pass  # one of them: the others go
         for message in messages:
-            if frame := self._encode(message):
+            if link is not None and link.takes_parts:
+                self._send_large(link, message)
+            elif frame := self._encode(message):
                 self._peers.send(node_id, frame, now)
+
+    def _send_large(self, link: Connection, message: Message) -> None:
+        """A message that may be larger than a frame, or one of many large ones: heartbeats and what clients wait for must not stand behind it."""
+        try:
+            frame = encode_whole(message)
+        except ValueTooLarge as error:
+            self._lost(message, error)
+            return
+        if len(frame) <= LARGE_BYTES:
+            self._links.push(link, frame)
+        elif not self._links.push_bulk(link, split(frame, min(PART_BYTES, self._frame_bytes_max // 2))):
+            self._peers.dropped += 1
 
     def _encode(self, message: Message) -> bytes:
         """The frame of a message; b"" for one larger than others accept, which is lost as if by the network."""
         try:
             return encode(message, self._frame_bytes_max)
-        except ValueTooLarge:
-            self.counters["messages_too_large"] += 1
+        except ValueTooLarge as error:
+            self._lost(message, error)
             return b""
+
+    def _lost(self, message: Message, error: ValueTooLarge) -> None:
+        count = self.counters["messages_too_large"] = self.counters["messages_too_large"] + 1
+        if not count & (count - 1):  # whatever makes one may make many
+            _log.warning("a message of type %d is not sent: %s (%d so far)", message[0], error, count)
 
     @staticmethod
     def _too_large(message: Message) -> bytes:

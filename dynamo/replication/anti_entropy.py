@@ -5,6 +5,10 @@ differs they descend: 32 nodes, the 32 leaves under each that differs, the keys 
 from both and repaired as by a get. So a comparison that finds nothing costs 8 bytes a partition, and one that finds something costs in
 proportion to the difference. A leaf that differs without a differing key is recomputed from its rows, and counted.
 
+Keys are listed in pages, in the order of their row keys, for there may be any number of them, in one leaf too. A page has `keys_per_listing` keys at
+most at either end: the leader says up to which row key its own part goes, the other one up to where its answer does, and what lies before both is
+compared. A listing begins with a look at all rows of the partition, which the leaves are checked against; each further page reads on from its place.
+
 An exchange is a fold like any other request: one message at a time, given up when the peer is silent, begun anew at the next interval.
 """
 
@@ -17,10 +21,8 @@ from dynamo.model.messages import Message
 from dynamo.replication.core import Core
 from dynamo.replication.get import PendingGet, begin_repair
 from dynamo.replication.landing import begin_landing
-from dynamo.replication.trees import Place, Trees
+from dynamo.replication.trees import Listing, Place, Trees
 
-_LEAVES_AT_FIRST = 64  # of a tree that are listed in one request; fewer or more from there on, as many as show about ...
-_KEYS_PER_ANSWER = 1024  # ... so many keys: each listing reads the whole partition at both ends
 _TREES_PER_ANSWER = 256
 _PREFIX = 8  # bytes of a digest that are compared; a difference they hide shows at the next write to the key
 
@@ -82,12 +84,12 @@ class AntiEntropy:
             elif kind == m.TREE_NODES:
                 core.send(source, (m.TREE_NODES_REPLY, request_id, 0, *self._compare_nodes(core, message)))
             else:
-                core.send(source, (m.TREE_KEYS_REPLY, request_id, 0, self._list_keys(core, message)))
+                core.send(source, (m.TREE_KEYS_REPLY, request_id, 0, *self._list_keys(core, message)))
         except DynamoError as error:
             empty: dict[int, Message] = {
                 m.TREE_ROOTS: (m.TREE_ROOTS_REPLY, request_id, error.code, ()),
                 m.TREE_NODES: (m.TREE_NODES_REPLY, request_id, error.code, (), b""),
-                m.TREE_KEYS: (m.TREE_KEYS_REPLY, request_id, error.code, ()),
+                m.TREE_KEYS: (m.TREE_KEYS_REPLY, request_id, error.code, (), b""),
             }
             core.send(source, empty[kind])
 
@@ -107,13 +109,14 @@ class AntiEntropy:
         found = merkle.differing(nodes, tree.nodes())
         return tuple(found), b"".join(tree.leaves_of(node) for node in found)
 
-    def _list_keys(self, core: Core, message: Message) -> tuple[tuple[bytes, bytes, bytes], ...]:
-        _, _, partition, n, leaves = message[:5]
+    def _list_keys(self, core: Core, message: Message) -> tuple[tuple[tuple[bytes, bytes, bytes], ...], bytes]:
+        """(a page of keys in these leaves, the row key it was cut behind; b"" where it was not)."""
+        _, _, partition, n, leaves, after, until = message[:7]
         if len(leaves) > merkle.LEAVES or any(not 0 <= leaf < merkle.LEAVES for leaf in leaves):
             raise InvalidRequest(f"{merkle.LEAVES} leaves at most, numbered from 0")
         _known(core, n, partition)
-        entries = self._trees.listed(core, (n, partition), list(leaves))
-        return tuple((bucket, key, digest[:_PREFIX]) for leaf in sorted(entries) for bucket, key, digest in entries[leaf])
+        rows, whole = self._trees.listed(core, (n, partition), frozenset(leaves), after, until, core.settings.keys_per_listing)
+        return tuple((bucket, key, digest[:_PREFIX]) for _, bucket, key, digest in rows), b"" if whole else rows[-1][0]
 
 
 class PendingExchange:
@@ -122,8 +125,8 @@ class PendingExchange:
     answered = True  # nobody waits for it: a node that stops does not
 
     __slots__ = (
-        "_asked", "_entropy", "_filling", "_keys", "_leaves", "_mine", "_place", "_places", "_repairing", "_shared", "_trees", "_width", "begun", "peer",
-        "request_id", "spoken", "whole",
+        "_after", "_awaits", "_entropy", "_filling", "_keys", "_leaves", "_mine", "_place", "_places", "_repairing", "_shared", "_trees", "_until", "begun",
+        "peer", "request_id", "spoken", "whole",
     )  # fmt: skip
 
     def __init__(self, core: Core, entropy: AntiEntropy, trees: Trees, peer: bytes, shared: list[Place]) -> None:
@@ -132,13 +135,14 @@ class PendingExchange:
         self._shared = shared
         self._places: list[Place] = []  # trees that differ and were not descended into yet
         self._place: Place = (0, 0)
-        self._leaves: list[int] = []  # leaves of `_place` still to be listed
-        self._width = _LEAVES_AT_FIRST  # how many to list at a time
-        self._asked = 0  # how many are being listed
+        self._leaves: frozenset[int] = frozenset()  # leaves of `_place` that are being listed; none when all was compared
+        self._after = b""  # rows up to here were compared
+        self._until = b""  # the page of our own ends here; b"" where it is the last
         self._keys: list[tuple[bytes, bytes]] = []  # keys that differ and were not repaired yet
-        self._mine: dict[tuple[bytes, bytes], bytes] = {}
+        self._mine: Listing = []  # that page
         self._repairing = 0
         self._filling = False
+        self._awaits = False  # a reply
         self.peer = peer
         self.request_id = core.request_id()
         self.begun = self.spoken = core.now
@@ -146,13 +150,13 @@ class PendingExchange:
 
     def begin(self, core: Core) -> None:
         """Send the roots."""
-        core.pending[self.request_id] = self
         core.count("exchanges")
         self._ask(core, (m.TREE_ROOTS, self.request_id, core.ring_number, core.ring_hash, self._trees.roots_shared_with(core, self.peer)))
 
     def on_reply(self, core: Core, source: bytes, message: Message) -> bool:
-        if source != self.peer:
+        if source != self.peer or not self._awaits:
             return False
+        self._awaits = False
         self.spoken = core.now
         kind, code = message[0], message[2]
         if code or not self._trees.built:
@@ -166,16 +170,13 @@ class PendingExchange:
         if kind == m.TREE_NODES_REPLY:
             return self._take_nodes(core, message[3], message[4])
         if kind == m.TREE_KEYS_REPLY:
-            return self._take_keys(core, message[3])
+            return self._take_keys(core, message[3], message[4])
         return False
 
     def _next_tree(self, core: Core) -> bool:
         if not self._places:
             return self._end(core, agreed=self.whole)
-        before, self._place = self._place, self._places.pop()
-        n, partition = self._place
-        if n != before[0]:  # partitions of one N are about alike, those of another hold other buckets
-            self._width = _LEAVES_AT_FIRST
+        self._place = n, partition = self._places.pop()
         self._ask(core, (m.TREE_NODES, self.request_id, partition, n, self._trees.get(n, partition).nodes()))
         return False
 
@@ -183,38 +184,44 @@ class PendingExchange:
         tree, width = self._trees.get(*self._place), merkle.FANOUT * merkle.HASH_BYTES
         if len(leaves) != len(nodes) * width or any(not 0 <= node < merkle.FANOUT for node in nodes):
             return self._end(core, agreed=False)
-        self._leaves = [
+        self._after = b""
+        self._leaves = frozenset(
             node * merkle.FANOUT + leaf
             for at, node in enumerate(nodes)
             for leaf in merkle.differing(leaves[at * width : (at + 1) * width], tree.leaves_of(node))
-        ]
-        return self._next_leaves(core)
+        )
+        return self._next_page(core)
 
-    def _next_leaves(self, core: Core) -> bool:
+    def _next_page(self, core: Core) -> bool:
+        """List the next keys of the leaves that differ, and ask the peer for its own up to the same place."""
         if not self._leaves:
             return self._next_tree(core)
         n, partition = self._place
-        asked, self._leaves = self._leaves[: self._width], self._leaves[self._width :]
         try:
-            mine = self._trees.listed(core, self._place, asked)
+            self._mine, whole = self._trees.listed(core, self._place, self._leaves, self._after, b"", core.settings.keys_per_listing)
         except DynamoError:
             core.count("background_reads_failed")
             return self._end(core, agreed=False)
-        self._mine = {(bucket, key): digest[:_PREFIX] for rows in mine.values() for bucket, key, digest in rows}
-        self._asked = len(asked)
-        self._ask(core, (m.TREE_KEYS, self.request_id, partition, n, tuple(asked)))
+        self._until = b"" if whole else self._mine[-1][0]
+        self._ask(core, (m.TREE_KEYS, self.request_id, partition, n, tuple(sorted(self._leaves)), self._after, self._until))
         return False
 
-    def _take_keys(self, core: Core, entries: tuple[tuple[bytes, bytes, bytes], ...]) -> bool:
+    def _take_keys(self, core: Core, entries: tuple[tuple[bytes, bytes, bytes], ...], cut: bytes) -> bool:
+        """Compare as far as both pages go: ours to `_until`, the peer's to `cut` (b"": as far as it was asked)."""
+        bound = cut or self._until
+        if bound and not (self._after < bound <= (self._until or bound)):
+            return self._end(core, agreed=False)  # it says that it went back, or beyond what it was asked for
+        mine = {(bucket, key): digest[:_PREFIX] for row_key, bucket, key, digest in self._mine if not bound or row_key <= bound}
         theirs = {(bucket, key): digest for bucket, key, digest in entries}
-        shown = self._mine.keys() | theirs.keys()
-        self._keys = sorted(name for name in shown if self._mine.get(name) != theirs.get(name))
-        self._width = max(1, min(merkle.LEAVES, self._asked * _KEYS_PER_ANSWER // max(1, len(shown)), 4 * self._width))
+        self._keys = sorted(name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name))
+        self._mine, self._after = [], bound
+        if not bound:
+            self._leaves = frozenset()
         core.count("keys_differing", len(self._keys))
         return self._repair_more(core)
 
     def _repair_more(self, core: Core) -> bool:
-        """Keep the window of repairs full; go on to the next leaves when all are done."""
+        """Keep the window of repairs full; go on to the next page when all are done."""
         if self._filling:
             return False  # a repair that was over at once: the loop below, which began it, goes on
         self._filling = True
@@ -225,7 +232,7 @@ class PendingExchange:
         self._filling = False
         if self._repairing:
             return False
-        return self._end(core, agreed=False) if self._keys else self._next_leaves(core)
+        return self._end(core, agreed=False) if self._keys else self._next_page(core)
 
     def _repaired(self, core: Core, repair: PendingGet, request_id: int, behind: list[bytes]) -> None:
         self.whole = self.whole and len(repair.replies) == 2
@@ -253,11 +260,16 @@ class PendingExchange:
         return False
 
     def _ask(self, core: Core, message: Message) -> None:
-        if self.spoken == self.begun and message[0] == m.TREE_ROOTS:
-            core.deadlines.add(core.now, core.settings.suspect_after_s, self.request_id)
-        core.send(self.peer, message)
+        """Ask the next thing, under an id of its own: a reply that comes twice, or late, must not pass for the next one's."""
+        core.pending.pop(self.request_id, None)
+        self.request_id = core.request_id()
+        self._awaits = True
+        core.pending[self.request_id] = self
+        core.deadlines.add(core.now, core.settings.suspect_after_s, self.request_id)
+        core.send(self.peer, (message[0], self.request_id, *message[2:]))
 
     def _end(self, core: Core, agreed: bool) -> bool:
+        core.pending.pop(self.request_id, None)
         self._entropy.ended(self.peer, self.begun if agreed else None)
         core.count("exchanges_agreed" if agreed else "exchanges_unfinished")
         return True

@@ -23,6 +23,7 @@ from dynamo.replication.get import coordinate_get
 ANSWER_BYTES_MAX = 4 << 20  # half a frame: the one answer that is kept in any case may take the other half
 GETS_FIRST = 16  # of unknown size, under way before the first answer, and one more with each; of 1 MiB, as many as a connection may hold
 GETS_AT_ONCE = 64  # the same for all of them: some two milliseconds of work, as much as a node's step has
+ERROR_TEXT_MAX = 200  # characters
 _LEFT_OUT = "left out of an answer that grew too large; ask again"
 
 
@@ -50,6 +51,8 @@ class Batch:
             reply = m.error_message(0, ValueTooLarge.code, _LEFT_OUT, reply[0] == m.PUT_REPLY)
         elif reply[0] != m.ERROR:
             self._bytes += size
+        else:  # a thousand texts of the longest would be more than the half of a frame that the first answer may leave
+            reply = (*reply[:3], reply[3][:ERROR_TEXT_MAX], *reply[4:])
         self._replies[slot] = reply
         self._missing -= 1
         if self._missing:

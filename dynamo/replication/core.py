@@ -58,6 +58,7 @@ class Settings:
     operations_max: int = 20_000  # operation ids remembered against retries
     record_bytes_max: int = 2 << 20  # a client's put that grows a record past this is refused; four sides of a partition still fit into a frame
     keys_per_request_max: int = 1024
+    answer_bytes_max: int = 7 << 20  # of one key in an answer: of a record that is larger a part is shown, see `fitting`; clients take frames of 8 MiB
     reading_bytes_max: int = 128 << 20  # of records held by gets that wait for others; beyond it new ones are refused as busy
     handoff_window: int = 64  # rows handed over at a time
     handoff_retry_s: float = 2.0
@@ -65,6 +66,7 @@ class Settings:
     hint_window: int = 64  # hints replayed to one node at a time; its acknowledgements, sent after its commits, set the pace
     hint_retry_s: float = 1.0
     exchange_interval_s: float = 10.0  # how often two owners compare their trees
+    keys_per_listing: int = 1024  # keys of a partition that one message of an exchange lists, at most; a receiver takes four times as many
     repair_window: int = 16  # keys repaired at a time in one exchange; more refill sooner, and clients wait behind larger commits
     tree_slice_rows: int = 512  # rows read at a time while the trees are built after a start
     tree_slice_s: float = 0.01  # pause between two of them

@@ -92,7 +92,9 @@ def take_put(core: Core, reply_to: ReplyTo, message: Message) -> None:
         core.refuse(reply_to, error)
         return
     place = _, _, route = core.place(bucket, key)
-    if route.owner or len(core.pending) >= core.settings.pending_max:
+    value = message[4]
+    too_large = value is not None and len(value) > place[0].value_bytes_max  # and refused here, rather than sent to hear that
+    if route.owner or too_large or len(core.pending) >= core.settings.pending_max:
         coordinate_put(core, reply_to, message, place)
         return
     # Always the first owner in line: writes to one key then meet in one row, which is what a `set` replaces. Keys spread the load.

@@ -20,7 +20,7 @@ from dynamo.model import messages as m
 from dynamo.model.cluster import BucketDefinition
 from dynamo.model.key import check_bucket, check_key, full_key
 from dynamo.model.messages import Message
-from dynamo.replication import tokens
+from dynamo.replication import fitting, tokens
 from dynamo.replication.causes import cause
 from dynamo.replication.core import Core, Place, ReplyTo
 from dynamo.replication.local import merge_in
@@ -374,9 +374,19 @@ class PendingGet(GetFold):
         if reply_to.source is None:
             return  # a repair of our own: only the final action counts
         record = self.merged()
+        if len(record) > core.settings.answer_bytes_max >> 1:
+            self._answer_in_part(core, record)
+            return
         siblings, tombstones, time = records.visible(record)
         token = sealed_token(core, self.bucket, self.key, self.definition, record, time)
         core.answer(reply_to, (m.GET_REPLY, reply_to.reply_id, core.ring_number, core.ring_hash, self.owners_answered, token, siblings, tombstones))
+
+    def _answer_in_part(self, core: Core, record: bytes) -> None:
+        """The answer of a record that may be larger than one: as much of it as fits."""
+        reply_to = self.reply_to
+        token, siblings, tombstones, left_out = shown_part(core, self.bucket, self.key, self.definition, record)
+        reply = (m.GET_REPLY, reply_to.reply_id, core.ring_number, core.ring_hash, self.owners_answered, token, siblings, tombstones)
+        core.answer(reply_to, (*reply, left_out) if left_out else reply)
 
     def _repair(self, core: Core) -> None:
         """The end, in any case: hand out the repairs, and say so."""
@@ -418,6 +428,16 @@ def sealed_token(core: Core, bucket: bytes, key: bytes, definition: BucketDefini
     if len(context) > tokens.RANGES_BYTES_MAX:
         context = tokens.fitted(context, record)
     return tokens.seal(core.cluster.secret, full_key(bucket, key), kind, time if kind == records.LAST_WRITE_WINS else 0, context)
+
+
+def shown_part(core: Core, bucket: bytes, key: bytes, definition: BucketDefinition, record: bytes) -> tuple[bytes, fitting.Siblings, fitting.Tombstones, int]:
+    """(token, siblings, tombstones, how many were left out) of a record, as much of it as fits into an answer."""
+    siblings, tombstones, time, context, left_out = fitting.shown(record, core.settings.answer_bytes_max)
+    if left_out:
+        core.count("records_shown_in_part")
+    kind = definition.record_kind
+    token = tokens.seal(core.cluster.secret, full_key(bucket, key), kind, time if kind == records.LAST_WRITE_WINS else 0, context)
+    return token, siblings, tombstones, left_out
 
 
 def coordinate_get(core: Core, reply_to: ReplyTo, bucket: bytes, key: bytes, r: int, pr: int, time_ms: int) -> None:

@@ -12,6 +12,8 @@ cursor, and perhaps nothing else, rather than late.
 
 from __future__ import annotations
 
+from typing import Any
+
 from dynamo._core import record as records
 from dynamo.errors import CorruptRecord, DynamoError, InvalidRequest, Timeout, Unavailable
 from dynamo.model import messages as m
@@ -21,7 +23,8 @@ from dynamo.model.messages import Message
 from dynamo.model.row import decode_row
 from dynamo.replication.causes import cause
 from dynamo.replication.core import Core, ReplyTo
-from dynamo.replication.get import sealed_token
+from dynamo.replication.fitting import SIBLING_BYTES
+from dynamo.replication.get import shown_part
 from dynamo.replication.quorum import needed
 
 PAGE_ROWS = 256
@@ -102,7 +105,7 @@ def receive_scan_read(core: Core, source: bytes, message: Message) -> None:
 class PendingScan:
     """One client request for a page: the partitions it has come to, and the replicas' pages of them."""
 
-    __slots__ = ("after", "begun", "bucket", "damaged_pages", "deadline", "definition", "end", "entries", "failures", "first", "limit", "outstanding", "pages",
+    __slots__ = ("after", "begun", "bucket", "bytes", "damaged", "deadline", "definition", "end", "entries", "first", "limit", "outstanding", "pages",
                  "pages_left", "plan", "prefix", "reply_to", "request_id", "required", "started")  # fmt: skip
 
     def __init__(self, core: Core, reply_to: ReplyTo, message: Message, definition: BucketDefinition) -> None:
@@ -111,7 +114,8 @@ class PendingScan:
         self.reply_to = reply_to
         self.definition = definition
         self.first = self.end = int.from_bytes(self.after[:2], "big")
-        self.entries: list[tuple[bytes, bytes, tuple[tuple[bytes, int, int, int], ...], bytes]] = []
+        self.entries: list[Any] = []  # (key, token, siblings, cursor[, versions left out])
+        self.bytes = 0  # of those, about
         self.required = needed(0, definition.r, core.cluster.r, definition.n or core.cluster.n, core.ring.size)
         self.request_id = 0  # of the page under way
         self.started = core.now
@@ -224,6 +228,16 @@ class PendingScan:
                     self.entries.append((key, sealed_token(core, self.bucket, key, self.definition, record, time), siblings, row_key))
             if len(self.entries) >= self.limit:
                 return self._answer(core, row_key)
+            token, siblings, _, left_out = shown_part(core, self.bucket, key, self.definition, record)
+            if siblings:
+                entry = (key, token, siblings, row_key, left_out) if left_out else (key, token, siblings, row_key)
+                size = _entry_bytes(entry)
+                if self.entries and self.bytes + size > core.settings.answer_bytes_max:
+                    return self._answer(core, self.entries[-1][3])  # it goes on with this key
+                self.entries.append(entry)
+                self.bytes += size
+                if len(self.entries) >= self.limit:
+                    return self._answer(core, row_key)
         if bound is not None:
             self.after, self.first = bound, int.from_bytes(bound[:2], "big")
         else:
@@ -231,7 +245,7 @@ class PendingScan:
         if self.first >= core.cluster.partitions:
             return self._answer(core, b"")
         self.pages_left -= 1
-        if not self.pages_left or sum(len(sibling[0]) for entry in self.entries for sibling in entry[2]) >= PAGE_BYTES:
+        if not self.pages_left or self.bytes >= PAGE_BYTES:
             return self._answer(core, self.place)
         return False
 
@@ -301,6 +315,11 @@ def take_scan(core: Core, reply_to: ReplyTo, message: Message) -> None:
         PendingScan(core, reply_to, message, core.cluster.bucket(bucket)).begin(core)
     except DynamoError as error:
         core.refuse(reply_to, error)
+
+
+def _entry_bytes(entry: tuple[Any, ...]) -> int:
+    """At most so many bytes does an entry take in an answer."""
+    return 32 + len(entry[0]) + len(entry[1]) + len(entry[3]) + sum(len(sibling[0]) + SIBLING_BYTES for sibling in entry[2])
 
 
 def _is_cursor(core: Core, bucket: bytes, cursor: bytes) -> bool:

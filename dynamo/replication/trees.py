@@ -9,6 +9,8 @@ Buckets whose N differs from the cluster's have trees of their own, for a tree m
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
+
 from dynamo._core import merkle
 from dynamo._core import ring as ring_kernel
 from dynamo.errors import CorruptRecord, DynamoError
@@ -17,7 +19,8 @@ from dynamo.replication.core import Core
 from dynamo.replication.rows import NO_DIGEST
 
 Place = tuple[int, int]  # (n, partition): which tree
-Entry = tuple[bytes, bytes, bytes]  # bucket, key, digest
+Listing = list[tuple[bytes, bytes, bytes, bytes]]  # row key, bucket, key, digest
+_DIGEST_MASK = (1 << 128) - 1
 
 
 class Trees:
@@ -55,9 +58,16 @@ class Trees:
         if core.node_id in core.ring.owners(partition, n):
             return self.get(n, partition)
         tree = merkle.Tree()
-        for leaf, entries in self.entries(core, n, partition, frozenset(range(merkle.LEAVES))).items():
-            for _, _, digest in entries:
-                tree.update(leaf, b"", digest)
+        start, stop = _range(partition)
+        while page := core.scan(start, stop, core.settings.tree_slice_rows):
+            for row_key, data in page:
+                where, leaf = self._place(core, row_key)
+                if where == (n, partition):
+                    try:
+                        tree.update(leaf, b"", core.decode(row_key, data).digest)
+                    except CorruptRecord:
+                        continue  # found by whoever reads it
+            start = page[-1][0] + b"\0"
         return tree
 
     def shared_with(self, core: Core, peer: bytes) -> list[Place]:
@@ -93,7 +103,7 @@ class Trees:
             self.get(*place).update(leaf, b"" if before == NO_DIGEST else before, b"" if after == NO_DIGEST else after)
         for place, leaves in unknown.items():  # last: a leaf is then read with all of this commit in it
             try:
-                self.listed(core, place, leaves)
+                self.listed(core, place, frozenset(leaves))
             except DynamoError:
                 core.count("background_reads_failed")  # an exchange will find the leaf
 
@@ -123,32 +133,44 @@ class Trees:
         if len(page) < core.settings.tree_slice_rows:
             self.built, self.next_at = True, None
 
-    def entries(self, core: Core, n: int, partition: int, leaves: frozenset[int]) -> dict[int, list[Entry]]:
-        """The committed rows of some leaves, by leaf. Raises the disk's error: a part of them would pass for the whole."""
-        found: dict[int, list[Entry]] = {leaf: [] for leaf in leaves}
-        start, stop = partition.to_bytes(2, "big"), (partition + 1).to_bytes(3, "big")[-2:] if partition < 0xFFFF else None
+    def listed(self, core: Core, place: Place, leaves: Collection[int], after: bytes = b"", until: bytes = b"", limit: int = 0) -> tuple[Listing, bool]:
+        """(the committed rows of some leaves in order of row keys, whether that was all), of those behind `after` and up to `until`; b"" is no bound.
+
+        At most `limit` of them, 0 for none at all. A listing from the start makes these leaves what their rows say; one that was something else is
+        counted. Raises the disk's error: a part of the rows would pass for the whole.
+        """
+        sums = dict.fromkeys(leaves, 0) if not after else None
+        found: Listing = []
+        start, stop = _range(place[1])
+        whole, start = True, max(start, after + b"\0" if after else b"")
         while page := core.scan(start, stop, core.settings.tree_slice_rows):
             for row_key, data in page:
-                tree, leaf = self._place(core, row_key)
-                if leaf in leaves and tree == n:
-                    try:
-                        row = core.decode(row_key, data)
-                    except CorruptRecord:
-                        continue  # it must not hide the rest of the leaf
-                    _, bucket, key = split_row_key(row_key, row.full_key)
-                    found[leaf].append((bucket, key, row.digest))
+                beyond = bool(until) and row_key > until
+                if sums is None and (beyond or not whole):
+                    return found, whole
+                where, leaf = self._place(core, row_key)
+                if leaf not in leaves or where != place:
+                    continue
+                try:
+                    row = core.decode(row_key, data)
+                except CorruptRecord:
+                    continue  # it must not hide the rest of the leaf
+                if sums is not None:
+                    sums[leaf] += int.from_bytes(row.digest, "big")
+                if beyond or not limit:
+                    continue
+                if len(found) < limit:
+                    found.append((row_key, *split_row_key(row_key, row.full_key)[1:], row.digest))
+                else:
+                    whole = False
             start = page[-1][0] + b"\0"
-        return found
-
-    def listed(self, core: Core, place: Place, leaves: list[int]) -> dict[int, list[Entry]]:
-        """The committed rows of some leaves, which are made what those rows say: one that was something else is counted. Raises the disk's error."""
-        entries = self.entries(core, *place, frozenset(leaves))
-        if core.rows.in_flight is None and core.node_id in core.ring.owners(place[1], place[0]):  # else the rows may be ahead of the tree by that group
+        owned = core.node_id in core.ring.owners(place[1], place[0])
+        if owned and sums is not None and core.rows.in_flight is None:  # else the rows may be ahead of the tree by that group
             tree = self.get(*place)
-            changed = sum(tree.set_leaf(leaf, [digest for _, _, digest in rows]) for leaf, rows in entries.items())
+            changed = sum(tree.set_leaf(leaf, [(total & _DIGEST_MASK).to_bytes(16, "big")]) for leaf, total in sums.items())
             if changed:
                 core.count("leaves_recomputed", changed)
-        return entries
+        return found, whole
 
     def _locate(self, core: Core, row_key: bytes) -> tuple[Place | None, int]:
         """(the tree a row belongs to, None where this node does not own it or it is none of this cluster's; its leaf)."""
@@ -160,10 +182,17 @@ class Trees:
             return None, 0
         return (definition.n or core.cluster.n, partition), _leaf(core, row_key, bucket, key)
 
-    def _place(self, core: Core, row_key: bytes) -> tuple[int, int]:
-        """(the N of the tree that a row belongs to at its owners, its leaf)."""
-        _, bucket, key = split_row_key(row_key, row_key[2:])
-        return core.cluster.bucket(bucket).n or core.cluster.n, _leaf(core, row_key, bucket, key)
+    def _place(self, core: Core, row_key: bytes) -> tuple[Place | None, int]:
+        """(the tree that a row belongs to at its owners, None where it is none of this cluster's; its leaf)."""
+        if not core.is_row_key(row_key):
+            return None, 0
+        partition, bucket, key = split_row_key(row_key, row_key[2:])
+        return (core.cluster.bucket(bucket).n or core.cluster.n, partition), _leaf(core, row_key, bucket, key)
+
+
+def _range(partition: int) -> tuple[bytes, bytes | None]:
+    """Where the row keys of a partition begin, and what is behind the last one."""
+    return partition.to_bytes(2, "big"), (partition + 1).to_bytes(2, "big") if partition < 0xFFFF else None
 
 
 def _leaf(core: Core, row_key: bytes, bucket: bytes, key: bytes) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 
 from dynamo.testing.events import World
 from dynamo.testing.faults import Faults
+from dynamo.testing.wire_bounds import Wire
 
 End = bytes | int
 Link = tuple[End, End]
@@ -22,11 +23,12 @@ Link = tuple[End, End]
 class Network:
     """All links of a run."""
 
-    __slots__ = ("_clogged", "_cuts", "_delay_mean_s", "_drop", "_duplicate", "_last", "_random", "_reorder", "_slow", "faults", "world")
+    __slots__ = ("_clogged", "_cuts", "_delay_mean_s", "_drop", "_duplicate", "_last", "_random", "_reorder", "_slow", "faults", "wire", "world")
 
     def __init__(self, world: World, faults: Faults) -> None:
         self.world = world
         self.faults = faults
+        self.wire: Wire | None = None  # what receivers take; None: anything
         self._random = world.stream("network").random
         self._delay_mean_s = faults.delay_mean_s
         self._reorder = faults.reorder
@@ -66,7 +68,9 @@ class Network:
         self._clogged[link] = until
 
     def carry(self, source: End, destination: End, once: bool, deliver: Callable[..., None], *arguments: Any) -> None:
-        """Carry a message, as far as the link lets it. `once`: it must not come twice."""
+        """Carry a message, the last of the arguments, as far as link and receiver let it. `once`: it must not come twice."""
+        if self.wire is not None and not self.wire.passes(source, destination, arguments[-1]):
+            return
         world, random = self.world, self._random
         delay = -log(1.0 - random()) * self._delay_mean_s
         if world.healed:

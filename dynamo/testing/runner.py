@@ -12,7 +12,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -29,6 +29,7 @@ from dynamo.testing.history import History
 from dynamo.testing.moves import run_addresses
 from dynamo.testing.node import COMMIT_S_MAX
 from dynamo.testing.simulator import SimulatedCluster, draw_cluster, draw_settings
+from dynamo.testing.wire_bounds import Wire, WireBounds
 from dynamo.testing.workloads import Mix, Worker, read_everywhere
 
 EXCHANGE_PERIODS = 3
@@ -106,12 +107,16 @@ def build(seed: int, *, faults: Faults | None = None, nodes: int | None = None, 
     count = nodes or count
     retry = RetryPolicy(attempts_max=rng.choice((1, 4, 8, 8)), attempt_timeout_s=rng.choice((0.15, 0.5, 1.0)), down_s=rng.choice((0.02, 0.1, 0.5)))
     definition, settings, clients = draw_cluster(rng, count), draw_settings(rng), rng.randint(3, 8)
+    bounds = WireBounds.draw(world.stream("wire"))
+    settings = replace(settings, **bounds.settings())
     pinned = rng.choice((0.0, 0.5, 1.0))
     world.note("seed", seed, "faults:", drawn)
-    world.note("cluster", f"nodes={count} n={definition.n} r={definition.r} w={definition.w} q={definition.partitions} clients={clients}", settings)
-    return SimulatedCluster(
+    world.note("cluster", f"nodes={count} n={definition.n} r={definition.r} w={definition.w} q={definition.partitions} clients={clients}", settings, bounds)
+    cluster = SimulatedCluster(
         world, drawn, nodes=count, definition=definition, settings=settings, retry=retry, clients=clients, pinned=pinned, buffered=buffered,
     )  # fmt: skip
+    cluster.network.wire = Wire(bounds)
+    return cluster
 
 
 def run(seed: int, *, profile: Profile = FULL, faults: Faults | None = None, nodes: int | None = None, log: bool = False, buffered: bool = False) -> Report:
@@ -212,7 +217,8 @@ def judge(cluster: SimulatedCluster, operations: int, crashed: list[Violation]) 
     if not crashed:
         differences = cluster.differences()
         cluster.record_final()
-    found = [*crashed, *cluster.observer.violations, *check(cluster.history), *differences]
+    refused = [Violation("wire", text) for text in cluster.network.wire.refusals.values()] if cluster.network.wire is not None else []
+    found = [*crashed, *refused, *cluster.observer.violations, *check(cluster.history), *differences]
     world = cluster.world
     configuration = f"nodes={len(cluster.nodes)} n={cluster.definition.n} faults: {cluster.faults}"
     return Report(cluster.world.seed, found[:_REPORTED_MAX], world.trace_hash, operations, cluster.history.counts(), cluster.reads, world.now,

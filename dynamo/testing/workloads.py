@@ -178,7 +178,7 @@ def delete(worker: Worker, place: Place, key: bytes) -> Verb[None]:
     """Delete what a context covers, or what a read shows now; often create the key again, under the context of that or blindly."""
     context = worker.context(place, key)
     known = context is not None and worker.rng.random() < 0.5
-    deleted = yield from verbs.delete(place, key, context if known else None, not known, None, worker.operation())
+    deleted = yield from verbs.delete(place, key, context if known else None, not known, None, worker.operation)
     worker.keep(place, key, deleted)
     dice = worker.rng.random()
     if dice < 0.5:

@@ -34,12 +34,14 @@ class FrameDecoder:
     After a ProtocolError the stream has lost its framing: discard the decoder and close the connection.
     """
 
-    __slots__ = ("_elements_max", "_needed", "_rest", "frame_bytes_max")
+    __slots__ = ("_elements_max", "_greeting_bytes_max", "_needed", "_rest", "frame_bytes_max")
 
-    def __init__(self, frame_bytes_max: int = FRAME_BYTES_MAX, elements_max: int = ARRAY_ELEMENTS_MAX) -> None:
-        """`elements_max` is for one array; see `FULL_ARRAYS_MAX` for all of a frame."""
+    def __init__(self, frame_bytes_max: int = FRAME_BYTES_MAX, elements_max: int = ARRAY_ELEMENTS_MAX, greeting_bytes_max: int = 0) -> None:
+        """`elements_max` is for one array; see `FULL_ARRAYS_MAX` for all of a frame. `greeting_bytes_max`: of the first frame, which then comes
+        alone; what follows it is held as it came, unread, until `greeted`."""
         self.frame_bytes_max = frame_bytes_max
         self._elements_max = elements_max
+        self._greeting_bytes_max = greeting_bytes_max
         self._rest: bytes | bytearray = b""
         self._needed = 0  # bytes of `_rest` at which it holds a whole header or a whole frame
 
@@ -60,7 +62,23 @@ class FrameDecoder:
             data = bytes(self._rest)
             self._rest = b""
         elements_max = self._elements_max
+        if self._greeting_bytes_max:
+            return self._greeting(data)
         messages, used, self._needed = kernel.decode(data, self.frame_bytes_max, elements_max, elements_max * FULL_ARRAYS_MAX)
         if used < len(data):
             self._rest = bytearray(data[used:])
         return messages
+
+    def _greeting(self, data: bytes) -> list[Message]:
+        """The first message once it is whole. Its bound is its own: a frame of full size may stand behind it in the same piece."""
+        first = data[: HEADER_BYTES + int.from_bytes(data[:HEADER_BYTES], "big")] if len(data) >= HEADER_BYTES else data
+        messages, used, self._needed = kernel.decode(first, self._greeting_bytes_max, self._elements_max, self._elements_max * FULL_ARRAYS_MAX)
+        if used < len(data):
+            self._rest = bytearray(data[used:])
+        return messages
+
+    def greeted(self) -> list[Message]:
+        """The greeting was accepted: what followed it, and all that comes from here on, has the full bounds."""
+        self._greeting_bytes_max = 0
+        held, self._rest, self._needed = bytes(self._rest), b"", 0
+        return self.feed(held) if held else []

@@ -22,9 +22,10 @@ PROTOCOL_MIN = PROTOCOL_MAX = 1
 FORMAT_MIN = FORMAT_MAX = 1
 TREE_SHAPE = 1  # number of the layout of the Merkle trees; nodes of one cluster agree on it
 HELLO_BYTES_MAX = 4096
+PARTS = 1  # capability: takes messages in parts, see `wire.parts`
 ID_BYTES = NONCE_BYTES = AUTH_BYTES = 16
 ADDRESS_CHARACTERS_MAX = 300
-CAPABILITY_COMPILED = 1  # bit of `capabilities`: the node runs on compiled kernels. It changes nothing between nodes; who measures wants to know
+CAPABILITY_COMPILED = 2  # bit of `capabilities`: the node runs on compiled kernels. It changes nothing between nodes; who measures wants to know
 _FIRST = 3  # a HELLO's fields after type, request id and magic
 
 

@@ -162,12 +162,14 @@ SHAPES: dict[int, Shape] = {
     m.TREE_ROOTS_REPLY: Shape("TREE_ROOTS_REPLY", [("code", U32), ("differing", INDEXES)]),
     m.TREE_NODES: Shape("TREE_NODES", [*TREE, ("nodes", BYTES)]),
     m.TREE_NODES_REPLY: Shape("TREE_NODES_REPLY", [("code", U32), ("differing", INDEXES), ("leaves", BYTES)]),
-    m.TREE_KEYS: Shape("TREE_KEYS", [*TREE, ("leaves", INDEXES)]),
+    m.TREE_KEYS: Shape("TREE_KEYS", [*TREE, ("leaves", INDEXES), ("after", BYTES), ("until", BYTES)]),
     m.TREE_KEYS_REPLY: Shape(
-        "TREE_KEYS_REPLY", [("code", U32), ("entries", array_of("[bucket, key, 8 bytes of the digest]", _TREE_KEY.check_array))]
+        "TREE_KEYS_REPLY",
+        [("code", U32), ("entries", array_of("[bucket, key, 8 bytes of the digest]", _TREE_KEY.check_array)), ("cut", BYTES)],
     ),
     m.RECOVER: Shape("RECOVER", [*RING, ("n", U32), ("partitions", INDEXES)]),
     m.RECOVER_REPLY: Shape("RECOVER_REPLY", [("code", U32), ("recovering", array_of("[partition, needs]", _NEED.check_array))]),
+    m.PART: Shape("PART", [("last", FLAG), ("data", BYTES)]),
 }  # fmt: skip
 
 # What a node accepts, by the role of the connection it came on, after HELLO.
@@ -176,7 +178,7 @@ REQUESTS: dict[int, frozenset[int]] = {
     m.ROLE_PEER: frozenset(
         (m.FORWARD, m.FORWARD_REPLY, m.REPLICATE, m.REPLICATE_REPLY, m.READ, m.READ_REPLY, m.SCAN_READ, m.SCAN_READ_REPLY, m.GOSSIP,
          m.GOSSIP_REPLY, m.GOSSIP_PUSH, m.TREE_ROOTS, m.TREE_ROOTS_REPLY, m.TREE_NODES, m.TREE_NODES_REPLY, m.TREE_KEYS, m.TREE_KEYS_REPLY,
-         m.RECOVER, m.RECOVER_REPLY)
+         m.RECOVER, m.RECOVER_REPLY, m.PART)
     ),
     m.ROLE_JOIN: frozenset((m.JOIN,)),
 }  # fmt: skip

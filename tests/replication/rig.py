@@ -16,7 +16,7 @@ from dynamo.model.messages import Message
 from dynamo.model.row import decode_row
 from dynamo.replication import ActorLease, Replica, Settings, operations
 from dynamo.replication.ready import Ready
-from dynamo.wire.frames import encode
+from dynamo.wire.parts import encode_whole
 
 CLIENT = 1
 
@@ -150,7 +150,7 @@ class Rig:
             if destination == CLIENT:
                 self.replies.append(message)
             elif self.nodes[destination].up:
-                self.bytes_between += len(encode(message))
+                self.bytes_between += len(encode_whole(message))
                 self.nodes[destination].inbox.append((node.node_id, message))
 
     # --- clients --------------------------------------------------------------------------------------------------------------------

@@ -15,9 +15,10 @@ from dynamo._core import record as records
 from dynamo.errors import ConfigError, CorruptRecord
 from dynamo.membership import joining
 from dynamo.net import admin, handshake, startup
-from dynamo.replication import actor, handoff, local, put, replica, rows
+from dynamo.replication import actor, fitting, handoff, local, put, replica, rows, trees
 from dynamo.replication.actor import ActorLease
-from dynamo.testing import addresses
+from dynamo.testing import addresses, wire_bounds
+from dynamo.wire import parts
 
 Patch = Callable[[pytest.MonkeyPatch], None]
 BUGS: dict[str, Patch] = {}
@@ -471,3 +472,31 @@ def in_the_ring_for_having_asked(patch: pytest.MonkeyPatch) -> None:
 def swapped_nodes_ask_nobody(patch: pytest.MonkeyPatch) -> None:
     """A node forgets where it was before."""
     patch.setattr(addresses, "hints", lambda join, membership: list(join))
+
+
+@bug
+def listings_without_a_bound(patch: pytest.MonkeyPatch) -> None:
+    """An exchange lists all keys of the leaves that differ in one message, however many they are."""
+    good = trees.Trees.listed
+    patch.setattr(
+        trees.Trees, "listed", lambda self, core, place, leaves, after=b"", until=b"", limit=0: good(self, core, place, leaves, after, until, 1 << 30)
+    )
+
+
+@bug
+def answers_without_a_bound(patch: pytest.MonkeyPatch) -> None:
+    """A read shows all siblings, whether or not the client takes so many."""
+    good = fitting.shown
+    patch.setattr(fitting, "shown", lambda record, bytes_max: good(record, 1 << 40))
+
+
+@bug
+def tokens_of_a_part_cover_all(patch: pytest.MonkeyPatch) -> None:
+    """A read that shows a part of the siblings gives a token for all of them: the next write drops what nobody has seen."""
+    patch.setattr(fitting, "without", lambda context, dots: context)
+
+
+@bug
+def parts_out_of_order(patch: pytest.MonkeyPatch) -> None:
+    """Parts of a message arrive out of their order."""
+    patch.setattr(wire_bounds, "split", lambda frame, size: parts.split(frame, size)[::-1])

@@ -47,6 +47,10 @@ SEEDS: dict[str, tuple[int, int]] = {
     "commits_that_fail_are_acknowledged": (1002, 24),
     "counts_a_node_twice": (1004, 40),
     "weak_acknowledgements_count": (1008, 27),
+    "listings_without_a_bound": (1005, 80),
+    "answers_without_a_bound": (1001, 80),
+    "tokens_of_a_part_cover_all": (1001, 48),
+    "parts_out_of_order": (1001, 16),
 }
 
 
