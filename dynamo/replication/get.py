@@ -21,6 +21,7 @@ from dynamo.replication.core import Core, Place, ReplyTo
 from dynamo.replication.local import merge_in
 from dynamo.replication.quorum import FAILED, MET, PENDING, needed
 from dynamo.replication.rows import NO_DIGEST
+from dynamo.replication.standing import standing_of
 
 
 class GetFold:
@@ -91,7 +92,7 @@ class PendingGet(GetFold):
     """A get in the table of pending requests: a fold, whom to ask next, and the answer."""
 
     __slots__ = (
-        "answered", "bucket", "deadline", "definition", "done", "held_bytes", "key", "pin", "pin_digest", "plan", "reply_to", "request_id", "row_key",
+        "answered", "bucket", "deadline", "definition", "done", "held_bytes", "key", "owners", "pin", "pin_digest", "plan", "reply_to", "request_id", "row_key",
         "standing", "started", "time_ms",
     )  # fmt: skip
 
@@ -112,7 +113,8 @@ class PendingGet(GetFold):
         self.bucket = bucket
         self.key = key
         self.definition, self.row_key, route = place
-        self.standing = route.standing
+        self.standing = standing_of(core, self.row_key[0] << 8 | self.row_key[1], self.definition, route)
+        self.owners = route.owners
         self.plan = plan  # whom to ask, in order, from the next one on
         self.time_ms = time_ms
         self.request_id = core.request_id()
@@ -185,7 +187,10 @@ class PendingGet(GetFold):
             record = self.pin
         elif record is not self.pin:
             self._hold(core, record)
-        return self._settle(core, self.add(source, message[3], record))
+        standing = message[3]
+        if standing == m.OWNER and source not in self.owners:
+            standing = m.FALLBACK  # an owner by its own ring alone is none of those whose answers R and pr count on
+        return self._settle(core, self.add(source, standing, record))
 
     def on_wake(self, core: Core, record: bytes | None) -> bool:
         record = record or b""
@@ -272,12 +277,12 @@ class PendingGet(GetFold):
                                  core.ring_number, core.ring_hash, self.definition.version, core.durability, bytes(16)))  # fmt: skip
         if damaged and isinstance(core.rows.load(self.row_key), CorruptRecord):
             core.count("rows_restored")
-            status = 0 if self.standing == m.OWNER else 1
+            status = 0 if core.node_id in self.owners else 1
             core.rows.stage(self.row_key, self.bucket, self.key, record, status, 0, 0)
 
     def _repair_here(self, core: Core, record: bytes) -> None:
         try:
-            merge_in(core, self.row_key, self.bucket, self.key, self.standing, record)
+            merge_in(core, self.row_key, self.bucket, self.key, m.OWNER if core.node_id in self.owners else m.FALLBACK, record)
         except DynamoError as error:
             core.count(f"read_repair_failed_{type(error).__name__}")
 

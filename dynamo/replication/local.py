@@ -15,6 +15,7 @@ from dynamo.model.row import OWNED as STATUS_OWNED
 from dynamo.model.row import Row
 from dynamo.replication.core import Core
 from dynamo.replication.rows import NO_DIGEST
+from dynamo.replication.standing import standing_of
 
 
 def receive_replicate(core: Core, source: bytes, message: Message) -> None:
@@ -100,7 +101,8 @@ def merge_in(core: Core, row_key: bytes, bucket: bytes, key: bytes, role: int, r
 def receive_read(core: Core, source: bytes, message: Message) -> None:
     """Answer a coordinator's read: the record, or its digest alone where the asker holds the same."""
     _, request_id, bucket, key, digest = message[:5]
-    _, row_key, route = core.place(bucket, key)
+    definition, row_key, route = core.place(bucket, key)
+    standing = standing_of(core, row_key[0] << 8 | row_key[1], definition, route)
     row, held = core.rows.load_held(row_key)
     if row is None:
         stored, record = NO_DIGEST, b""
@@ -110,10 +112,10 @@ def receive_read(core: Core, source: bytes, message: Message) -> None:
         if isinstance(row, CorruptRecord):
             core.count("rows_corrupt")
             core.repair_wanted.append((bucket, key))
-        core.send(source, (m.READ_REPLY, request_id, row.code, route.standing, NO_DIGEST, None, core.ring_number, core.ring_hash))
+        core.send(source, (m.READ_REPLY, request_id, row.code, standing, NO_DIGEST, None, core.ring_number, core.ring_hash))
         return
     shown = None if stored == digest else record
-    reply = (m.READ_REPLY, request_id, 0, route.standing, stored, shown, core.ring_number, core.ring_hash)
+    reply = (m.READ_REPLY, request_id, 0, standing, stored, shown, core.ring_number, core.ring_hash)
     (core.outbox if held is None else held.messages).append((source, reply))
 
 

@@ -49,7 +49,7 @@ class PutFold:
         self.outstanding.discard(node)
         if durability >= self.durability and node not in self.confirmed:
             self.confirmed.add(node)
-            if standing_ == m.OWNER:
+            if standing_ == m.OWNER and node in self.owners:  # by its own ring and by the one this put was sent under
                 self.owners_confirmed += 1
         return self.state()
 

@@ -1,8 +1,10 @@
-"""Scanning a bucket, partition by partition, at R owners each, resumable (what Riak's list-keys and 2i, read at r=1, never were).
+"""Scanning a bucket, partition by partition, at R nodes each, resumable (what Riak's list-keys and 2i, read at r=1, never were).
 
 Row keys start with the partition, so a partition's keys of one bucket with one prefix are one range of storage, in order. The coordinator asks R
-owners for a page of it, merges record by record, and stops where the first page that is not the last one ends: beyond that a replica has said
-nothing yet. Consecutive partitions with the same owners share a page, so a small cluster scans in few round trips.
+nodes for a page of it, as a get does: the owners, and down the preference list where these are down or late; `pr` of those that answer must be
+owners, by their own ring and by the coordinator's. It merges record by record, and stops where the first page that is not the last one ends: beyond
+that a replica has said nothing yet. A damaged row is a failed answer for its key, not for its page. Consecutive partitions with the same owners
+share a page, so a small cluster scans in few round trips.
 
 A cursor is the row key of an entry, which says the partition and the place in it, or a partition alone; b"" begins. Keys too long for a row key stand
 in the order of their first 493 bytes, then of their hash. A page has at most `PAGE_ROWS` rows and about `PAGE_BYTES`; deleted keys cost a row but
@@ -11,6 +13,8 @@ cursor, and perhaps nothing else, rather than late.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 from dynamo._core import record as records
 from dynamo.errors import CorruptRecord, DynamoError, InvalidRequest, Timeout, Unavailable
@@ -22,6 +26,7 @@ from dynamo.model.row import decode_row
 from dynamo.replication.core import Core, ReplyTo
 from dynamo.replication.get import sealed_token
 from dynamo.replication.quorum import needed
+from dynamo.replication.standing import standing_of_all
 
 PAGE_ROWS = 256
 PAGE_BYTES = 1 << 20
@@ -30,12 +35,13 @@ PAGES_MAX = 64
 Page = tuple[tuple[bytes, bytes, bytes], ...]  # (row key, key, record), in order of row keys
 
 
-def read_page(core: Core, bucket: bytes, prefix: bytes, first: int, end: int, after: bytes, limit: int) -> tuple[Page, bool]:
-    """(rows, whether that was all) of the partitions first..end-1 here, behind the row key `after`. Committed rows only.
+def read_page(core: Core, bucket: bytes, prefix: bytes, first: int, end: int, after: bytes, limit: int) -> tuple[Page, bool, tuple[bytes, ...]]:
+    """(rows, whether that was all, row keys of damaged rows among them) of the partitions first..end-1 here, behind the row key `after`. Committed rows only.
 
-    Raises CorruptRecord for a damaged row, which is never skipped as if it were absent, and has its repair begun.
+    A damaged row is never skipped as if it were absent: it is named, and its repair begins.
     """
     found: list[tuple[bytes, bytes, bytes]] = []
+    damaged: list[bytes] = []
     size = 0
     for partition in range(first, end):
         start = partition.to_bytes(2, "big") + bucket + b"\0" + prefix
@@ -43,23 +49,24 @@ def read_page(core: Core, bucket: bytes, prefix: bytes, first: int, end: int, af
         stop = _behind(start)
         start = max(start, after + b"\0" if after else b"")
         while stop is None or start < stop:
-            rows = core.scan(start, stop, limit - len(found))
+            rows = core.scan(start, stop, limit - len(found) - len(damaged))
             for row_key, data in rows:
                 try:
                     row = decode_row(row_key, data)
                 except CorruptRecord:
                     core.want_repair(row_key)
-                    raise
-                key = split_row_key(row_key, row.full_key)[2]
-                if key.startswith(prefix):
-                    found.append((row_key, key, row.record))
-                    size += len(row.record)
-                if size >= PAGE_BYTES or len(found) >= limit:
-                    return tuple(found), False
+                    damaged.append(row_key)
+                else:
+                    key = split_row_key(row_key, row.full_key)[2]
+                    if key.startswith(prefix):
+                        found.append((row_key, key, row.record))
+                        size += len(row.record)
+                if size >= PAGE_BYTES or len(found) + len(damaged) >= limit:
+                    return tuple(found), False, tuple(damaged)
             if not rows:
                 break
             start = rows[-1][0] + b"\0"
-    return tuple(found), True
+    return tuple(found), True, tuple(damaged)
 
 
 def _behind(start: bytes) -> bytes | None:
@@ -72,42 +79,61 @@ def receive_scan_read(core: Core, source: bytes, message: Message) -> None:
     """Answer a coordinator with a page of this node's rows."""
     _, request_id, bucket, prefix, first, end, after, limit = message[:8]
     page: Page = ()
-    role, whole, code = m.OWNER, True, 0
+    damaged: tuple[bytes, ...] = ()
+    standing, whole, code = m.FALLBACK, True, 0
     definition = core.cluster.bucket(bucket)
     try:
         if not first < end <= core.cluster.partitions or end - first > PARTITIONS_PER_PAGE:
             raise InvalidRequest("no such partitions")
-        if not all(core.node_id in core.owners(partition, definition) for partition in range(first, end)):
-            role = m.FALLBACK
-        page, whole = read_page(core, bucket, prefix, first, end, after, min(limit, PAGE_ROWS))
+        standing = standing_of_all(core, first, end, definition)
+        page, whole, damaged = read_page(core, bucket, prefix, first, end, after, min(limit, PAGE_ROWS))
     except DynamoError as error:
         code = error.code
-    core.send(source, (m.SCAN_READ_REPLY, request_id, code, role, page, whole, core.ring_number, core.ring_hash))
+    core.send(source, (m.SCAN_READ_REPLY, request_id, code, standing, page, whole, core.ring_number, core.ring_hash, damaged))
+
+
+class Part(NamedTuple):
+    """What one node said of the page under way."""
+
+    rows: Page
+    whole: bool
+    damaged: frozenset[bytes]  # row keys, within what the rows span: of these it said nothing
+    counts: bool  # toward R
+    owner: bool  # by its own ring and by this node's
+
+    @property
+    def bound(self) -> bytes | None:
+        """The last row key of which it spoke; None: of all."""
+        return None if self.whole else max(self.damaged | {row[0] for row in self.rows[-1:]})
 
 
 class PendingScan:
     """One client request for a page: the partitions it has come to, and the replicas' pages of them."""
 
-    __slots__ = ("after", "begun", "bucket", "damaged", "deadline", "definition", "end", "entries", "first", "limit", "outstanding", "pages", "pages_left",
-                 "plan", "prefix", "reply_to", "request_id", "required", "started")  # fmt: skip
+    __slots__ = ("after", "begun", "bucket", "damaged", "deadline", "definition", "end", "entries", "first", "limit", "outstanding", "owners",
+                 "owners_answered", "owners_required", "pages", "pages_left", "plan", "prefix", "reply_to", "request_id", "required", "started")  # fmt: skip
 
     def __init__(self, core: Core, reply_to: ReplyTo, message: Message, definition: BucketDefinition) -> None:
         _, _, self.bucket, self.prefix, self.after, self.limit, time_ms = message[:7]
+        r, pr = asked_counts(message)
         self.limit = min(self.limit or PAGE_ROWS, PAGE_ROWS)
         self.reply_to = reply_to
         self.definition = definition
         self.first = self.end = int.from_bytes(self.after[:2], "big")
         self.entries: list[tuple[bytes, bytes, tuple[tuple[bytes, int, int, int], ...], bytes]] = []
-        self.required = needed(0, definition.r, core.cluster.r, definition.n or core.cluster.n, core.ring.size)
+        self.owners_required = pr or definition.pr or core.cluster.pr
+        self.required = max(self.owners_required, needed(r, definition.r, core.cluster.r, definition.n or core.cluster.n, core.ring.size))
+        self.owners: tuple[bytes, ...] = ()  # of the page under way
+        self.owners_answered: int | None = None  # the fewest of any page so far
         self.request_id = 0  # of the page under way
         self.started = core.now
         self.begun = self.place
         self.deadline = core.now + min(time_ms / 1000.0, core.settings.request_time_s_max)
         self.plan: list[bytes] = []
         self.outstanding: set[bytes] = set()
-        self.pages: dict[bytes, tuple[Page, bool]] = {}
+        self.pages: dict[bytes, Part] = {}
         self.pages_left = PAGES_MAX
-        self.damaged = False  # some owner met a damaged row
+        self.damaged = False  # some node met a damaged row
 
     @property
     def place(self) -> bytes:
@@ -119,65 +145,109 @@ class PendingScan:
         self._advance(core)
 
     def _advance(self, core: Core) -> bool:
-        """Ask R owners for the next page, as long as this node can answer alone in a loop. True when the request is finished."""
+        """Ask R nodes for the next page, as long as this node can answer alone in a loop. True when the request is finished."""
         while True:
-            # Each page has a request id of its own: a late reply to the one before, of an owner asked again, must not pass for this one's.
+            # Each page has a request id of its own: a late reply to the one before, of a node asked again, must not pass for this one's.
             core.pending.pop(self.request_id, None)
             self.request_id = core.request_id()
             core.pending[self.request_id] = self
             core.deadlines.add(core.now, core.settings.hedge_after_s, self.request_id)
             self.started = core.now
-            owners = core.owners(self.first, self.definition)
+            route = core.route(self.first, self.definition)
+            if route.owners_reachable < self.owners_required:
+                return self._fail(core, self._too_few_owners(route.owners_reachable))
+            self.owners = route.owners
             self.end = self.first + 1
             last = min(core.cluster.partitions, self.first + PARTITIONS_PER_PAGE)
-            while self.end < last and set(core.owners(self.end, self.definition)) == set(owners):
+            while self.end < last and set(core.owners(self.end, self.definition)) == set(self.owners):
                 self.end += 1
             self.pages, self.outstanding = {}, set()
-            self.plan = sorted((node for node in owners if node == core.node_id or core.liveness.up(node)), key=lambda node: node != core.node_id)
+            self.plan = [*route.orders[0], *route.fallbacks]
             for _ in range(self.required):
                 self._ask_next(core)
-            if len(self.pages) < self.required:
+            if not self._met():
                 return self._settle(core)
             if self._take_pages(core):
                 return True
 
+    def _spoken(self) -> tuple[int, int]:
+        """(nodes, owners among them) that have answered: for the row of which that is true of the fewest, a damaged one being no answer."""
+        rows = {b"", *(row_key for part in self.pages.values() for row_key in part.damaged)}
+        sound = [[part for part in self.pages.values() if row_key not in part.damaged] for row_key in rows]
+        return min(sum(part.counts for part in parts) for parts in sound), min(sum(part.owner for part in parts) for parts in sound)
+
+    def _met(self) -> bool:
+        nodes, owners = self._spoken()
+        return nodes >= self.required and owners >= self.owners_required
+
     def _settle(self, core: Core) -> bool:
-        """Go on if R owners have given their page, give up if they no longer can. True when the request is finished."""
-        if len(self.pages) >= self.required:
+        """Go on if R nodes have given their page, give up if they no longer can. True when the request is finished."""
+        if self._met():
             return self._take_pages(core) or self._advance(core)
-        while len(self.pages) + len(self.outstanding) < self.required:
+        while True:
+            nodes, owners = self._spoken()
+            if nodes + len(self.outstanding) >= self.required and owners + len(self.outstanding.intersection(self.owners)) >= self.owners_required:
+                return self._met() and self._settle(core)
             if not self._ask_next(core):
-                if self.damaged:
-                    return self._fail(core, CorruptRecord("a row in the way is damaged at too many owners; it is being repaired if one of them has it whole"))
-                return self._fail(core, Unavailable(required=self.required, received=len(self.pages)))
-        return len(self.pages) >= self.required and self._settle(core)
+                return self._fail(core, self._shortage(nodes, owners))
+
+    def _shortage(self, nodes: int, owners: int) -> DynamoError:
+        """Why the page cannot be had."""
+        if self.damaged:
+            return CorruptRecord("a row in the way is damaged at too many owners; it is being repaired if one of them has it whole")
+        if nodes + len(self.outstanding) < self.required:
+            return Unavailable(required=self.required, received=nodes)
+        return self._too_few_owners(owners)
+
+    def _too_few_owners(self, owners: int) -> DynamoError:
+        return Unavailable(f"pr={self.owners_required} owners needed", required=self.owners_required, received=owners)
 
     def _ask_next(self, core: Core) -> bool:
-        """Ask the next owner in line; False if there is none left."""
+        """Ask the next node in line; False if there is none left."""
         while self.plan:
             node = self.plan.pop(0)
+            if node not in self.owners:
+                self._narrow(core)
             if node == core.node_id:
                 try:
-                    self.pages[node] = read_page(core, self.bucket, self.prefix, self.first, self.end, self.after, PAGE_ROWS)
-                    return True
+                    page, whole, damaged = read_page(core, self.bucket, self.prefix, self.first, self.end, self.after, PAGE_ROWS)
                 except DynamoError as error:
                     core.count(f"scan_failed_{type(error).__name__}")
-                    self.damaged = self.damaged or isinstance(error, CorruptRecord)
-            elif core.liveness.up(node):
+                    continue
+                self._take(core, node, standing_of_all(core, self.first, self.end, self.definition), page, whole, damaged)
+                return True
+            if core.liveness.up(node):
                 self.outstanding.add(node)
                 core.send(node, (m.SCAN_READ, self.request_id, self.bucket, self.prefix, self.first, self.end, self.after, PAGE_ROWS,
                                  core.ring_number, core.ring_hash))  # fmt: skip
                 return True
         return False
 
+    def _narrow(self, core: Core) -> None:
+        """A node that stands in is asked: for no partition beyond those for which the same nodes stand in, in the same order. What the owners said
+        of the others is asked again with the next page."""
+        others = [node for node in core.ring.preference(self.first) if node not in self.owners]
+        for partition in range(self.first + 1, self.end):
+            if [node for node in core.ring.preference(partition) if node not in self.owners] != others:
+                self.end = partition
+                return
+
+    def _take(self, core: Core, node: bytes, standing: int, page: Page, whole: bool, damaged: tuple[bytes, ...]) -> None:
+        """Note what a node said. One that was asked as an owner and says that it is none, or not yet, has told what it has, and counts for nobody."""
+        among = node in self.owners
+        self.damaged = self.damaged or bool(damaged)
+        self.pages[node] = Part(page, whole, frozenset(damaged), standing == m.OWNER if among else standing != m.RECOVERING, among and standing == m.OWNER)
+
     def _take_pages(self, core: Core) -> bool:
         """Merge the replicas' pages up to where all of them have spoken. True when the client has its answer."""
-        bounds = [page[-1][0] for page, whole in self.pages.values() if not whole]
+        bounds = [at for part in self.pages.values() if (at := part.bound) is not None and int.from_bytes(at[:2], "big") < self.end]
         bound = min(bounds) if bounds else None
+        owners = self._spoken()[1]
+        self.owners_answered = owners if self.owners_answered is None else min(owners, self.owners_answered)
         merged: dict[bytes, tuple[bytes, bytes]] = {}
-        for page, _ in self.pages.values():
-            for row_key, key, record in page:
-                if bound is None or row_key <= bound:
+        for part in self.pages.values():
+            for row_key, key, record in part.rows:
+                if int.from_bytes(row_key[:2], "big") < self.end and (bound is None or row_key <= bound):
                     merged[row_key] = key, records.merge(merged[row_key][1] if row_key in merged else b"", record)
         for row_key in sorted(merged):
             key, record = merged[row_key]
@@ -200,7 +270,8 @@ class PendingScan:
 
     def _answer(self, core: Core, cursor: bytes) -> bool:
         core.pending.pop(self.request_id, None)
-        core.answer(self.reply_to, (m.SCAN_REPLY, self.reply_to.reply_id, core.ring_number, core.ring_hash, tuple(self.entries), cursor, self.required))
+        core.answer(self.reply_to, (m.SCAN_REPLY, self.reply_to.reply_id, core.ring_number, core.ring_hash, tuple(self.entries), cursor,
+                                   self.owners_answered or 0))  # fmt: skip
         return True
 
     def _fail(self, core: Core, error: DynamoError) -> bool:
@@ -211,16 +282,16 @@ class PendingScan:
     def on_reply(self, core: Core, source: bytes, message: Message) -> bool:
         if message[0] != m.SCAN_READ_REPLY or source not in self.outstanding:
             return False
-        _, _, code, _, page, whole = message[:6]
+        _, _, code, standing, page, whole, _, _, damaged = message[:9]
         try:
             for _, _, record in page:
                 records.verify(record)
         except CorruptRecord as error:
             code = error.code
-        if code or (not page and not whole):
+        if code or (not page and not damaged and not whole):
             return self.on_failure(core, source, code)
         self.outstanding.discard(source)
-        self.pages[source] = page, whole
+        self._take(core, source, standing, page, whole, damaged)
         return self._settle(core)
 
     def on_wake(self, core: Core, record: bytes | None) -> bool:
@@ -239,11 +310,17 @@ class PendingScan:
         if core.now >= self.deadline:
             if self.place != self.begun:  # less than a page, and a place to go on from
                 return self._answer(core, self.place)
-            return self._fail(core, Timeout("not enough owners gave their part of the scan in time"))
-        self._ask_next(core)
+            return self._fail(core, Timeout("not enough nodes gave their part of the scan in time"))
+        late_s, request_id = core.now - self.started, self.request_id
+        # An owner that is only slow knows more than whoever stands in for it, and a page is longer work than a get.
+        patient = late_s < core.settings.fallback_after_s
+        if not patient or (self.plan and self.plan[0] in self.owners):
+            self._ask_next(core)
         if self._settle(core):
             return True
-        core.deadlines.add(core.now, min(core.settings.suspect_after_s, max(self.deadline - core.now, 0.001)), self.request_id)
+        if self.request_id == request_id:
+            wait_s = core.settings.fallback_after_s - late_s if patient else core.settings.suspect_after_s
+            core.deadlines.add(core.now, min(max(wait_s, 0.001), max(self.deadline - core.now, 0.001)), request_id)
         return False
 
 
@@ -258,9 +335,16 @@ def take_scan(core: Core, reply_to: ReplyTo, message: Message) -> None:
             raise InvalidRequest("the cursor is none that a scan of this bucket returned")
         if len(core.pending) >= core.settings.pending_max:
             raise Unavailable("busy: too many requests in flight on this node; try another or again")
+        if any(type(count) is not int or not 0 <= count <= 255 for count in asked_counts(message)):
+            raise InvalidRequest("r and pr of a scan are numbers of nodes, 0 to 255")
         PendingScan(core, reply_to, message, core.cluster.bucket(bucket)).begin(core)
     except DynamoError as error:
         core.refuse(reply_to, error)
+
+
+def asked_counts(message: Message) -> tuple[int, int]:
+    """r and pr of a SCAN. They were appended to its fields: a client that does not know them asks with the bucket's own."""
+    return (message[7], message[8]) if len(message) >= 9 else (0, 0)
 
 
 def _is_cursor(core: Core, bucket: bytes, cursor: bytes) -> bool:

@@ -34,6 +34,11 @@ def _key(value: Any) -> None:
         raise ProtocolError("GET_MANY: a key is bytes")
 
 
+def _row_key(value: Any) -> None:
+    if type(value) is not bytes:
+        raise ProtocolError("a row key is bytes")
+
+
 _ENTRY = Shape("gossip entry", [("node_id", ID), ("incarnation", U64), ("revision", U64), ("admin_version", U64)], first=0)
 _TOMBSTONE = Shape("tombstone", [("actor", U64), ("counter", U64), ("time", U64)], first=0)
 _SIBLING = Shape("sibling", [("value", BYTES), ("actor", U64), ("counter", U64), ("time", U64)], first=0)
@@ -143,7 +148,8 @@ SHAPES: dict[int, Shape] = {
     ),
     m.SCAN_READ_REPLY: Shape(
         "SCAN_READ_REPLY",
-        [("code", U32), ("standing", STANDING), ("rows", array_of("[row key, key, record]", _SCANNED_ROW.check_array)), ("whole", FLAG), *RING],
+        [("code", U32), ("standing", STANDING), ("rows", array_of("[row key, key, record]", _SCANNED_ROW.check_array)), ("whole", FLAG), *RING,
+         ("damaged", array_of("row keys", _row_key))],
     ),
     m.GOSSIP: Shape("GOSSIP", [("digest", BYTES), ("entries", array_of("entries", _ENTRY.check_array, high=MEMBERS_MAX))]),
     m.GOSSIP_REPLY: Shape(
