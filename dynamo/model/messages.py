@@ -57,6 +57,8 @@ READ_REPLY = 45  # code (0 = read), standing, digest, record | None (None: equal
 SCAN_READ = 46  # bucket, prefix, first_partition, end_partition, after (row key | b""), limit, ring_number, ring_hash
 SCAN_READ_REPLY = 47  # code (0 = read), standing, rows: tuple of (row key, key, record), whole (nothing follows), ring_number, ring_hash,
 #                      damaged: tuple of row keys among those, of which nothing is said
+OFFER = 48  # entries: tuple of (bucket, key, digest), durability, ring_number, ring_hash
+OFFER_REPLY = 49  # code (0 = compared), durability given, lacking: tuple of indexes into the entries, ring_number, ring_hash
 GOSSIP = 50  # digest of the whole membership, entries: tuple of (node_id, incarnation, revision, admin_version); () begins an exchange
 GOSSIP_REPLY = 51  # digest, members (tuple of member tuples the asker lacks), wanted (node_ids to push); both () if the digests are equal
 GOSSIP_PUSH = 52  # members (tuple of member tuples)

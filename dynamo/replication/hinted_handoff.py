@@ -29,12 +29,13 @@ if TYPE_CHECKING:
 
 _PAGE = 4096
 _TARGET_BYTES = 16
+_BACK_OFF_MAX = 8  # times `hint_retry_s`
 
 
 class Hints:
     """The hint table: what is owed to whom, and its replay."""
 
-    __slots__ = ("_cursor", "_flying", "_scan", "_uncounted", "bytes", "next_at", "owed")
+    __slots__ = ("_cursor", "_failures", "_flying", "_refused", "_scan", "_uncounted", "bytes", "next_at", "owed")
 
     def __init__(self, scan: Scan) -> None:
         self._scan = scan
@@ -42,6 +43,8 @@ class Hints:
         self.bytes = 0
         self.next_at: float | None = None
         self._cursor: dict[bytes, bytes] = {}  # target -> where its replay goes on
+        self._refused: dict[bytes, tuple[float, float]] = {}  # target -> until when it is left alone, and how long that is
+        self._failures = 0  # commits in a row that failed
         self._uncounted = False  # what is owed is not known, for the disk did not say
         self._flying: dict[bytes, set[bytes]] = {}  # target -> row keys of records sent and not yet acknowledged
 
@@ -94,8 +97,14 @@ class Hints:
         except DynamoError:
             core.count("background_reads_failed")
             self._uncounted = True
-        # Not at once: what cannot be stored now cannot be dropped either.
-        self.next_at = core.now + core.settings.hint_retry_s if self.owed or self._uncounted else None
+        # Not at once: what cannot be stored now cannot be dropped either, and would be sent each time for nothing.
+        self._failures = min(self._failures + 1, _BACK_OFF_MAX)
+        wait_s = core.settings.hint_retry_s * min(1 << self._failures - 1, _BACK_OFF_MAX)
+        self.next_at = core.now + wait_s if self.owed or self._uncounted else None
+
+    def committed(self) -> None:
+        """A commit succeeded."""
+        self._failures = 0
 
     # --- replay -------------------------------------------------------------------------------------------------------------------
 
@@ -108,6 +117,8 @@ class Hints:
             return
         for target in sorted(self.owed):
             member = core.membership.members.get(target)
+            if core.now < self._refused.get(target, (0.0, 0.0))[0]:
+                continue
             if core.liveness.up(target) or member is None or member.status != NORMAL:  # of the latter the hints are only to be cleared away
                 self.replay(core, target)
         self._schedule(core.now + core.settings.hint_retry_s)
@@ -162,6 +173,14 @@ class Hints:
     def landed(self, core: Core, target: bytes, row_key: bytes, more: bool) -> None:
         """A record was acknowledged, or will not be."""
         self._flying[target].discard(row_key)
+        if more:
+            self._refused.pop(target, None)
+        elif core.liveness.up(target):  # what is down is not asked, and once it is back it is asked at once
+            until, wait_s = self._refused.get(target, (0.0, 0.0))
+            if core.now >= until:
+                retry_s = core.settings.hint_retry_s
+                wait_s = min(2 * wait_s or retry_s, _BACK_OFF_MAX * retry_s)
+                self._refused[target] = core.now + wait_s, wait_s
         if more and len(self._flying[target]) <= core.settings.hint_window // 2:
             self.replay(core, target)
 

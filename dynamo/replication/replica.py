@@ -32,7 +32,7 @@ from dynamo.replication.forward import take_put
 from dynamo.replication.get import coordinate_get, repair_from_peers
 from dynamo.replication.handoff import Handoff
 from dynamo.replication.hinted_handoff import Hints
-from dynamo.replication.local import as_failed, receive_read, receive_replicate
+from dynamo.replication.local import as_failed, receive_offer, receive_read, receive_replicate
 from dynamo.replication.operations import Operations
 from dynamo.replication.put import coordinate_put
 from dynamo.replication.ready import Ready
@@ -43,7 +43,9 @@ from dynamo.replication.trees import Trees
 if TYPE_CHECKING:
     from random import Random
 
-_REPLIES = frozenset((m.REPLICATE_REPLY, m.READ_REPLY, m.FORWARD_REPLY, m.SCAN_READ_REPLY, m.TREE_ROOTS_REPLY, m.TREE_NODES_REPLY, m.TREE_KEYS_REPLY))
+_REPLIES = frozenset(
+    (m.REPLICATE_REPLY, m.OFFER_REPLY, m.READ_REPLY, m.FORWARD_REPLY, m.SCAN_READ_REPLY, m.TREE_ROOTS_REPLY, m.TREE_NODES_REPLY, m.TREE_KEYS_REPLY)
+)
 _META_RETRY_S = 0.5
 
 
@@ -76,7 +78,6 @@ class Replica:
         self._membership_version = membership.version
         self._meta_retry_at: float | None = None
         self._heartbeat_at = 0.0
-        self._unowned_in_group: int | None = None  # the group that brings rows to hand over
         self._dispatch: dict[int, Callable[[Any, Message], None]] = {
             m.GET: self._get,
             m.PUT: self._put,
@@ -89,6 +90,7 @@ class Replica:
             m.TREE_KEYS: self._tree,
             m.FORWARD: self._forward,
             m.REPLICATE: partial(receive_replicate, self.core),
+            m.OFFER: partial(receive_offer, self.core),
             m.READ: partial(receive_read, self.core),
             m.GOSSIP: self._gossip,
             m.GOSSIP_REPLY: self._gossip,
@@ -155,9 +157,8 @@ class Replica:
         core = self.core
         self._at(now)
         done = core.rows.committed(group)
-        if self._unowned_in_group is not None and group.number >= self._unowned_in_group:
-            self._unowned_in_group = None
-            self.handoff.wake(now + core.settings.handoff_retry_s)
+        self.handoff.changed(core, done.changes)
+        core.hints.committed()
         core.outbox.extend(done.held.messages)
         self.trees.apply(core, done.changes)
         actor = group.meta.get(b"actor")
@@ -180,7 +181,7 @@ class Replica:
         for destination, message in (*held.messages, *core.flushes.failed_commit(group.number)):
             core.send(destination, as_failed(core, message, error))
         core.hints.recount(core)
-        core.unowned_rows_staged = True  # hints for rows that were here already may have been in the group
+        self.handoff.commit_failed(core)
         core.actor.renew(core.random)
         self._meta_retry_at = now + _META_RETRY_S  # not at once: a full disk would be asked without end
         waiting, core.waiting_for_actor = core.waiting_for_actor, []
@@ -339,5 +340,4 @@ class Replica:
                 repair_from_peers(core, bucket, key)
         if core.unowned_rows_staged:
             core.unowned_rows_staged = False
-            self.handoff.wake(core.now + core.settings.handoff_retry_s)
-            self._unowned_in_group = core.rows.groups + 1  # and after that: a pass sees committed rows only, and a disk may be slow
+            self.handoff.wake(core.now + core.settings.handoff_retry_s)  # their commit wakes it again: a pass sees committed rows only
