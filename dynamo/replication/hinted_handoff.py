@@ -35,7 +35,7 @@ _BACK_OFF_MAX = 8  # times `hint_retry_s`
 class Hints:
     """The hint table: what is owed to whom, and its replay."""
 
-    __slots__ = ("_cursor", "_failures", "_flying", "_refused", "_scan", "_uncounted", "bytes", "next_at", "owed")
+    __slots__ = ("_acknowledged", "_cursor", "_failures", "_flying", "_refused", "_scan", "_uncounted", "bytes", "next_at", "owed")
 
     def __init__(self, scan: Scan) -> None:
         self._scan = scan
@@ -44,6 +44,7 @@ class Hints:
         self.next_at: float | None = None
         self._cursor: dict[bytes, bytes] = {}  # target -> where its replay goes on
         self._refused: dict[bytes, tuple[float, float]] = {}  # target -> until when it is left alone, and how long that is
+        self._acknowledged: dict[bytes, bytes] = {}  # hint key -> digest of the row its target has acknowledged, until the hint's removal is committed
         self._failures = 0  # commits in a row that failed
         self._uncounted = False  # what is owed is not known, for the disk did not say
         self._flying: dict[bytes, set[bytes]] = {}  # target -> row keys of records sent and not yet acknowledged
@@ -105,6 +106,15 @@ class Hints:
     def committed(self) -> None:
         """A commit succeeded."""
         self._failures = 0
+        self._acknowledged.clear()
+
+    def acknowledged(self, core: Core, target: bytes, row_key: bytes, row: Row) -> None:
+        """The target has the row as it is now: the hint goes. If that cannot be committed, the row is not sent again for it."""
+        if len(self._acknowledged) >= _PAGE:
+            self._acknowledged.clear()
+        self._acknowledged[_hint_key(target, row_key)] = row.digest
+        self.drop(core, target, row_key)
+        _let_go(core, row_key, row)
 
     # --- replay -------------------------------------------------------------------------------------------------------------------
 
@@ -160,6 +170,9 @@ class Hints:
             return
         if row_key in self._flying.get(target, ()):
             return  # once at a time, or each acknowledgement would set off as many again
+        if self._acknowledged.get(_hint_key(target, row_key)) == row.digest:
+            self.acknowledged(core, target, row_key, row)
+            return
         if core.rows.held(row_key) is not None:
             return  # it is changing right now; next time
         request_id = core.request_id()
@@ -181,7 +194,7 @@ class Hints:
                 retry_s = core.settings.hint_retry_s
                 wait_s = min(2 * wait_s or retry_s, _BACK_OFF_MAX * retry_s)
                 self._refused[target] = core.now + wait_s, wait_s
-        if more and len(self._flying[target]) <= core.settings.hint_window // 2:
+        if more and not self._failures and len(self._flying[target]) <= core.settings.hint_window // 2:
             self.replay(core, target)
 
     # --- within -------------------------------------------------------------------------------------------------------------------
@@ -231,9 +244,8 @@ class PendingHint:
         if stored:
             row = core.rows.load(self.row_key)
             if isinstance(row, Row) and row.digest == self.digest:
-                core.hints.drop(core, self.target, self.row_key)
                 core.count("hints_delivered")
-                _let_go(core, self.row_key, row)
+                core.hints.acknowledged(core, self.target, self.row_key, row)
         core.hints.landed(core, self.target, self.row_key, more=stored)
         return True
 

@@ -23,6 +23,7 @@ from dynamo.model.row import decode_row
 from dynamo.testing.checkers import Violation
 from dynamo.testing.disk import Table
 from dynamo.testing.history import Dot, LostCopies, Seen, Version, dot_text
+from dynamo.testing.quiet import Quiet
 
 if TYPE_CHECKING:
     from dynamo.testing.node import Node
@@ -41,6 +42,7 @@ class Observer:
         self.cluster = cluster
         self._ring_changes = bool(cluster.faults.late_joiners or cluster.faults.leavers or cluster.faults.losses_max)
         self.violations: list[Violation] = []
+        self._quiet = Quiet(cluster)
         self.holders: dict[Dot, int] = {}  # which nodes' disks ever held the version, or its successor, as a bit set
         self._asked: dict[tuple[bytes, int], tuple[bytes, bytes, bytes]] = {}  # (asker, request id) -> (bucket, key, record sent or b"")
         self._parsed: dict[bytes, tuple[Dot, ...]] = {}  # record -> the dots of its versions
@@ -54,6 +56,8 @@ class Observer:
     def sending(self, node: Node, destination: Source, message: Message) -> None:
         """A node sends a message, of the `WATCHED` kinds."""
         kind = message[0]
+        if kind in (m.REPLICATE, m.REPLICATE_REPLY):
+            self._quiet.sending(node, destination, message)
         if kind == m.REPLICATE:
             self._ask(node, message[1], message[2], message[3], message[4])
             self._parse(message[2], message[3], message[4])
