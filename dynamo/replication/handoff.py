@@ -106,8 +106,8 @@ class PendingHandoff:
 class Handoff:
     """The passes over the partitions this node does not own."""
 
-    __slots__ = ("_acknowledged", "_cursor", "_failures", "_foreign", "_in_flight", "_in_step", "_incarnations", "_liveness", "_partitions", "_refused",
-                 "_ring", "_todo", "next_at")  # fmt: skip
+    __slots__ = ("_acknowledged", "_cursor", "_dropping", "_failures", "_foreign", "_in_flight", "_in_step", "_incarnations", "_liveness", "_partitions",
+                 "_refused", "_ring", "_still_here", "_todo", "next_at")  # fmt: skip
 
     def __init__(self) -> None:
         self.next_at: float | None = 0.0  # when the next pass or slice is due; None = nothing to hand over
@@ -123,6 +123,8 @@ class Handoff:
         self._refused: dict[bytes, tuple[float, float]] = {}  # owner -> until when it is left alone, and how long that is
         self._liveness = -1
         self._failures = 0  # commits in a row that failed
+        self._dropping: set[bytes] = set()  # rows that all owners have, whose removal is not committed yet
+        self._still_here: set[bytes] = set()  # those of which it failed
 
     def wake(self, now: float) -> None:
         """There may be rows to hand over."""
@@ -132,6 +134,8 @@ class Handoff:
     def changed(self, core: Core, changes: Iterable[tuple[bytes, bytes | None, bytes]]) -> None:
         """A commit changed these rows."""
         self._failures = 0
+        if self._dropping:
+            self._dropping.difference_update(row_key for row_key, _, after in changes if after == NO_DIGEST)
         if not self._foreign or self._ring is not core.ring:
             return
         for row_key, _, after in changes:
@@ -142,9 +146,10 @@ class Handoff:
                 self.wake(core.now + core.settings.handoff_retry_s)
 
     def commit_failed(self, core: Core) -> None:
-        """What was dropped may be here still: look at everything again, after a while."""
+        """What was dropped is here still. It need not be sent again for that; its removal is tried after a while."""
         self._failures += 1
-        self._ring = None
+        self._still_here |= self._dropping
+        self._dropping = set()
         self.next_at = core.now + core.settings.handoff_retry_s * min(_BACK_OFF_MAX, 1 << min(self._failures, 8))
 
     def step(self, core: Core) -> None:
@@ -170,7 +175,15 @@ class Handoff:
             if self._incarnations.get(node) != member.incarnation:
                 self._incarnations[node] = member.incarnation
                 self._acknowledged.forget_owner(node)
-        for partition in [p for p in self._todo if self._acknowledged.done(p, self._owners(core, p))]:
+        again, self._still_here = self._still_here, set()
+        for row_key in sorted(again):
+            row = core.rows.load(row_key)
+            if isinstance(row, DynamoError) or core.rows.held(row_key) is not None:
+                self._still_here.add(row_key)  # not known, or changing just now: what it will be then may not be what they have
+            elif row is not None and not _owned(core, row_key, row):
+                self._drop_if_all_have(core, row_key, row)
+        leaving = {row_key[0] << 8 | row_key[1] for row_key in self._dropping | self._still_here}
+        for partition in [p for p in self._todo if p not in leaving and self._acknowledged.done(p, self._owners(core, p))]:
             self._todo.discard(partition)
             self._acknowledged.forget_partition(partition)
         self._partitions = sorted((p for p in self._todo if any(self._open(core, p, owner) for owner in self._owners(core, p))), reverse=True)
@@ -190,13 +203,17 @@ class Handoff:
             if lacking:
                 self._send(core, owner, row_key, row)
                 continue
-            partition, bucket, _ = split_row_key(row_key, row.full_key)
-            self._acknowledged.has(partition, owner, row_key)
-            owners = core.owners(partition, core.cluster.bucket(bucket))
-            if all(self._acknowledged.covers(partition, other, row_key) for other in owners):
-                core.rows.drop(row_key)
-                core.count("rows_handed_off")
+            self._acknowledged.has(row_key[0] << 8 | row_key[1], owner, row_key)
+            self._drop_if_all_have(core, row_key, row)
         self._fill(core)
+
+    def _drop_if_all_have(self, core: Core, row_key: bytes, row: Row) -> None:
+        partition, bucket, _ = split_row_key(row_key, row.full_key)
+        owners = core.owners(partition, core.cluster.bucket(bucket))
+        if all(self._acknowledged.covers(partition, owner, row_key) for owner in owners):
+            core.rows.drop(row_key)
+            core.count("rows_handed_off")
+            self._dropping.add(row_key)
 
     def refused(self, core: Core, owner: bytes, rows: int) -> None:
         """An owner did not take rows that it was offered or sent: it is left alone for a while that doubles with each time."""

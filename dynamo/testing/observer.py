@@ -40,7 +40,7 @@ class Observer:
 
     def __init__(self, cluster: SimulatedCluster) -> None:
         self.cluster = cluster
-        self._ring_changes = bool(cluster.faults.late_joiners or cluster.faults.leavers or cluster.faults.losses_max)
+        self._ring_changes = cluster.ring_changes
         self.violations: list[Violation] = []
         self._quiet = Quiet(cluster)
         self.holders: dict[Dot, int] = {}  # which nodes' disks ever held the version, or its successor, as a bit set
@@ -50,6 +50,10 @@ class Observer:
         self._minted: dict[tuple[str, int], Dot] = {}  # by operation and actor
         self._dropped: set[tuple[int, bytes]] = set()  # (node, row key) of rows that went to others
         self._lost_at: dict[bytes, float] = {}  # row key -> when some disk last lost it
+
+    def lost_of(self, row_key: bytes) -> bool:
+        """Whether some disk ever lost its copy of the row."""
+        return row_key in self._lost_at
 
     # --- what nodes say ---------------------------------------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from dynamo.testing.events import World
 from dynamo.testing.faults import Faults
 from dynamo.testing.history import History
 from dynamo.testing.node import COMMIT_S_MAX
+from dynamo.testing.scanning import Scanner
 from dynamo.testing.simulator import SimulatedCluster, draw_cluster, draw_settings
 from dynamo.testing.workloads import Mix, Worker, read_everywhere
 
@@ -123,6 +124,7 @@ def run_history(
         cluster = build(seed, faults=faults, nodes=nodes, log=log, buffered=buffered)
         mix = Mix(cluster.world.stream("mix"))
         workers = [Worker(client, mix) for client in cluster.clients.values()]
+        Scanner(cluster, RetryPolicy())
         crashed: list[Violation] = []
         try:
             work(cluster, workers, profile)
