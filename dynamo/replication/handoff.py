@@ -19,11 +19,11 @@ from dynamo.model.key import split_row_key
 from dynamo.model.messages import Message
 from dynamo.model.row import Row, decode_row
 from dynamo.replication.acknowledged import Acknowledged
+from dynamo.replication.back_off import next_wait
 from dynamo.replication.core import Core
 from dynamo.replication.rows import NO_DIGEST
 
 _SLICES_MAX = 16  # of up to `handoff_window` rows each, in one step
-_BACK_OFF_MAX = 8  # times `handoff_retry_s`
 _Offered = tuple[bytes, bytes]  # row key, digest
 
 
@@ -106,8 +106,8 @@ class PendingHandoff:
 class Handoff:
     """The passes over the partitions this node does not own."""
 
-    __slots__ = ("_acknowledged", "_cursor", "_dropping", "_failures", "_foreign", "_in_flight", "_in_step", "_incarnations", "_liveness", "_partitions",
-                 "_refused", "_ring", "_still_here", "_todo", "next_at")  # fmt: skip
+    __slots__ = ("_acknowledged", "_cursor", "_dropping", "_foreign", "_in_flight", "_in_step", "_incarnations", "_liveness", "_partitions",
+                 "_pause_s", "_refused", "_ring", "_still_here", "_todo", "next_at")  # fmt: skip
 
     def __init__(self) -> None:
         self.next_at: float | None = 0.0  # when the next pass or slice is due; None = nothing to hand over
@@ -122,7 +122,7 @@ class Handoff:
         self._incarnations: dict[bytes, int] = {}
         self._refused: dict[bytes, tuple[float, float]] = {}  # owner -> until when it is left alone, and how long that is
         self._liveness = -1
-        self._failures = 0  # commits in a row that failed
+        self._pause_s = 0.0  # after the last commit, which failed
         self._dropping: set[bytes] = set()  # rows that all owners have, whose removal is not committed yet
         self._still_here: set[bytes] = set()  # those of which it failed
 
@@ -133,7 +133,7 @@ class Handoff:
 
     def changed(self, core: Core, changes: Iterable[tuple[bytes, bytes | None, bytes]]) -> None:
         """A commit changed these rows."""
-        self._failures = 0
+        self._pause_s = 0.0
         if self._dropping:
             self._dropping.difference_update(row_key for row_key, _, after in changes if after == NO_DIGEST)
         if not self._foreign or self._ring is not core.ring:
@@ -147,10 +147,10 @@ class Handoff:
 
     def commit_failed(self, core: Core) -> None:
         """What was dropped is here still. It need not be sent again for that; its removal is tried after a while."""
-        self._failures += 1
+        self._pause_s = next_wait(core.settings, core.settings.handoff_retry_s, self._pause_s)
         self._still_here |= self._dropping
         self._dropping = set()
-        self.next_at = core.now + core.settings.handoff_retry_s * min(_BACK_OFF_MAX, 1 << min(self._failures, 8))
+        self.next_at = core.now + self._pause_s
 
     def step(self, core: Core) -> None:
         """Go on with the pass, or begin one, up to the window."""
@@ -218,10 +218,9 @@ class Handoff:
     def refused(self, core: Core, owner: bytes, rows: int) -> None:
         """An owner did not take rows that it was offered or sent: it is left alone for a while that doubles with each time."""
         self._in_flight -= rows
-        retry_s = core.settings.handoff_retry_s
         until, wait_s = self._refused.get(owner, (0.0, 0.0))
         if core.now >= until and core.liveness.up(owner):  # what is down is not asked, and once it is back it is asked at once
-            wait_s = min(2 * wait_s or retry_s, _BACK_OFF_MAX * retry_s)
+            wait_s = next_wait(core.settings, core.settings.handoff_retry_s, wait_s)
             self._refused[owner] = core.now + wait_s, wait_s
         self._fill(core)
 

@@ -22,6 +22,7 @@ from dynamo.model.key import is_hashed, split_row_key
 from dynamo.model.member import NORMAL
 from dynamo.model.messages import Message
 from dynamo.model.row import Row
+from dynamo.replication.back_off import next_wait
 from dynamo.replication.rows import Held
 
 if TYPE_CHECKING:
@@ -29,13 +30,12 @@ if TYPE_CHECKING:
 
 _PAGE = 4096
 _TARGET_BYTES = 16
-_BACK_OFF_MAX = 8  # times `hint_retry_s`
 
 
 class Hints:
     """The hint table: what is owed to whom, and its replay."""
 
-    __slots__ = ("_acknowledged", "_cursor", "_failures", "_flying", "_refused", "_scan", "_uncounted", "bytes", "next_at", "owed")
+    __slots__ = ("_acknowledged", "_cursor", "_flying", "_pause_s", "_refused", "_scan", "_uncounted", "bytes", "next_at", "owed")
 
     def __init__(self, scan: Scan) -> None:
         self._scan = scan
@@ -45,7 +45,7 @@ class Hints:
         self._cursor: dict[bytes, bytes] = {}  # target -> where its replay goes on
         self._refused: dict[bytes, tuple[float, float]] = {}  # target -> until when it is left alone, and how long that is
         self._acknowledged: dict[bytes, bytes] = {}  # hint key -> digest of the row its target has acknowledged, until the hint's removal is committed
-        self._failures = 0  # commits in a row that failed
+        self._pause_s = 0.0  # after the last commit, which failed
         self._uncounted = False  # what is owed is not known, for the disk did not say
         self._flying: dict[bytes, set[bytes]] = {}  # target -> row keys of records sent and not yet acknowledged
 
@@ -99,13 +99,12 @@ class Hints:
             core.count("background_reads_failed")
             self._uncounted = True
         # Not at once: what cannot be stored now cannot be dropped either, and would be sent each time for nothing.
-        self._failures = min(self._failures + 1, _BACK_OFF_MAX)
-        wait_s = core.settings.hint_retry_s * min(1 << self._failures - 1, _BACK_OFF_MAX)
-        self.next_at = core.now + wait_s if self.owed or self._uncounted else None
+        self._pause_s = next_wait(core.settings, core.settings.hint_retry_s, self._pause_s)
+        self.next_at = core.now + self._pause_s if self.owed or self._uncounted else None
 
     def committed(self) -> None:
         """A commit succeeded."""
-        self._failures = 0
+        self._pause_s = 0.0
         self._acknowledged.clear()
 
     def acknowledged(self, core: Core, target: bytes, row_key: bytes, row: Row) -> None:
@@ -191,10 +190,9 @@ class Hints:
         elif core.liveness.up(target):  # what is down is not asked, and once it is back it is asked at once
             until, wait_s = self._refused.get(target, (0.0, 0.0))
             if core.now >= until:
-                retry_s = core.settings.hint_retry_s
-                wait_s = min(2 * wait_s or retry_s, _BACK_OFF_MAX * retry_s)
+                wait_s = next_wait(core.settings, core.settings.hint_retry_s, wait_s)
                 self._refused[target] = core.now + wait_s, wait_s
-        if more and not self._failures and len(self._flying[target]) <= core.settings.hint_window // 2:
+        if more and not self._pause_s and len(self._flying[target]) <= core.settings.hint_window // 2:
             self.replay(core, target)
 
     # --- within -------------------------------------------------------------------------------------------------------------------
