@@ -14,6 +14,7 @@ its own, so a replay that is cut short goes on where it was. At `hint_bytes_max`
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from dynamo.errors import CorruptRecord, DynamoError
@@ -102,10 +103,11 @@ class Hints:
         self._pause_s = next_wait(core.settings, core.settings.hint_retry_s, self._pause_s)
         self.next_at = core.now + self._pause_s if self.owed or self._uncounted else None
 
-    def committed(self) -> None:
-        """A commit succeeded."""
+    def committed(self, hints: Iterable[bytes]) -> None:
+        """A commit succeeded, with these hints kept or removed."""
         self._pause_s = 0.0
-        self._acknowledged.clear()
+        for key in hints:
+            self._acknowledged.pop(key, None)
 
     def acknowledged(self, core: Core, target: bytes, row_key: bytes, row: Row) -> None:
         """The target has the row as it is now: the hint goes. If that cannot be committed, the row is not sent again for it."""

@@ -158,7 +158,7 @@ class Replica:
         self._at(now)
         done = core.rows.committed(group)
         self.handoff.changed(core, done.changes)
-        core.hints.committed()
+        core.hints.committed(group.hints)
         core.outbox.extend(done.held.messages)
         self.trees.apply(core, done.changes)
         actor = group.meta.get(b"actor")
