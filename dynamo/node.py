@@ -215,6 +215,7 @@ class Node(AsyncVerbsOfDefault):
         if stored.standings is not None:
             return Standings.decode(stored.standings)
         return Standings(ring_members(self._membership.members.values()))
+
     def _warn_of_loopback(self, members: Iterable[Member]) -> None:
         """Other machines that are told a loopback address meet themselves there."""
         remote = [member.address for member in members if member.status != LEFT and member.address and sockets.is_remote(member.address)]

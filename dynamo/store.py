@@ -25,7 +25,7 @@ import time
 import warnings
 from _thread import allocate_lock
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from random import Random
 from time import monotonic
 from types import TracebackType
@@ -42,7 +42,6 @@ from dynamo.api.update import MISSING, Change
 from dynamo.client import verbs
 from dynamo.client.addresses import seconds
 from dynamo.client.core import Request, node_ms
-from dynamo.client.scan import Scan
 from dynamo.client.verbs import Key, Place, Verb
 from dynamo.client.verbs_blocking import Verbs, new_operation
 from dynamo.errors import ConfigError, Reentered, StorageFailed, StorageFull, Timeout, Unavailable, from_wire
@@ -125,30 +124,11 @@ class _Reads(Verbs):
                 return _unopened(name, self._opener, record, self._about)
         return self._run(verbs.get(self._place, key, r, pr, resolver), timeout)
 
-    def _pages(self, scan: Scan, timeout: float | None) -> Iterator[Result]:
-        return _Scanned(super()._pages(scan, timeout))
-
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise TypeError(
             f"{type(self).__name__} cannot be pickled or copied: it belongs to the process that opened it. Threads share it as it is; a child process "
             "opens a directory of its own, or asks this one"
         )
-
-
-class _Scanned:
-    """The results of a scan, one after the other."""
-
-    def __init__(self, results: Iterator[Result]) -> None:
-        self._results = results
-
-    def __iter__(self) -> _Scanned:
-        return self
-
-    def __next__(self) -> Result:
-        return next(self._results)
-
-    def __reduce_ex__(self, protocol: object) -> NoReturn:
-        raise TypeError("a scan cannot be pickled or copied; give the `cursor` of the last result to another scan, which goes on behind it")
 
 
 class Store(_Reads):

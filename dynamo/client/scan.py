@@ -11,7 +11,7 @@ from dynamo.api.codec import text_bytes
 from dynamo.api.context import Context
 from dynamo.api.result import Result, damaged_result, make_siblings
 from dynamo.client.core import Request
-from dynamo.client.verbs import Key, Place, Verb
+from dynamo.client.verbs import Key, Place, Verb, count_asked
 from dynamo.errors import InvalidRequest, ProtocolError
 from dynamo.model import messages as m
 from dynamo.model.key import check_key
@@ -22,10 +22,11 @@ _LIMIT_MAX = (1 << 32) - 1
 class Scan:
     """Run `page` until `done`; what a page may raise leaves the scan where it was."""
 
-    def __init__(self, place: Place, prefix: Key, limit: int | None, cursor: str | bytes | None) -> None:
+    def __init__(self, place: Place, prefix: Key, limit: int | None, cursor: str | bytes | None, r: int | None = None, pr: int | None = None) -> None:
         """Raises TypeError, ValueError (limit), KeyTooLong and InvalidKey (prefix) or InvalidRequest (a text that is no cursor)."""
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):
             raise ValueError(f"limit is a number of keys, not {limit!r}; leave it out for all")
+        self._counts = count_asked("r", r), count_asked("pr", pr)
         self._place = place
         self._prefix = text_bytes(prefix, "prefix")
         if self._prefix:
@@ -38,7 +39,7 @@ class Scan:
         """The next results; there may be none although the scan is not done."""
         place, limit = self._place, self._left
         wanted = 0 if limit is None else min(limit, _LIMIT_MAX)
-        reply = yield Request(m.SCAN, (place.bucket, self._prefix, self._cursor, wanted), m.SCAN_REPLY)
+        reply = yield Request(m.SCAN, (place.bucket, self._prefix, self._cursor, wanted), m.SCAN_REPLY, after=self._counts)
         entries, cursor, owners_answered = reply[4:7]
         if cursor and cursor == self._cursor:
             raise ProtocolError("a scan came to where it was")

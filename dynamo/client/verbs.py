@@ -99,7 +99,7 @@ def write(place: Place, key: Key, value: Any, token: Token, mode: int, w: int | 
     data = None if value is DELETE else encode_value(value, place.codec)
     reply = yield Request(
         m.PUT,
-        (place.bucket, key_bytes(key), data, token_bytes(token), mode, _count("w", w), _count("pw", pw)),
+        (place.bucket, key_bytes(key), data, token_bytes(token), mode, count_asked("w", w), count_asked("pw", pw)),
         m.PUT_REPLY,
         after=(operation,),
         writes=True,
@@ -114,7 +114,7 @@ def delete(place: Place, key: Key, context: Token, blind: bool, w: int | None, n
             "delete takes context=, from the read that showed what to delete, or blind=True, to delete whatever a read shows now; "
             f"got {'neither' if context is None else 'both'}"
         )
-    _count("w", w)
+    count_asked("w", w)
     if not blind:
         return (yield from write(place, key, DELETE, context, m.MODE_PUT, w, None, new_operation()))
     while True:  # again where there was more than an answer holds
@@ -210,10 +210,10 @@ def context_of(reply: Message) -> Context:
 
 
 def _read(place: Place, name: bytes, r: int | None = None, pr: int | None = None) -> Request:
-    return Request(m.GET, (place.bucket, name, _count("r", r), _count("pr", pr)), m.GET_REPLY)
+    return Request(m.GET, (place.bucket, name, count_asked("r", r), count_asked("pr", pr)), m.GET_REPLY)
 
 
-def _count(name: str, value: int | None) -> int:
+def count_asked(name: str, value: int | None) -> int:
     """A quorum for the wire, where 0 means the bucket's own."""
     if value is None:
         return 0

@@ -62,10 +62,20 @@ class AsyncVerbs:
         """Set many keys; what went wrong with one stands in its place."""
         return await self._run(many.put_many(self._place, mapping, None, MODE_SET, new_operation), timeout)
 
-    def scan(self, prefix: Key = b"", *, limit: int | None = None, cursor: str | bytes | None = None, timeout: float | None = None) -> AsyncIterator[Result]:
-        """The keys that begin with `prefix` and have live values, each once; `timeout` is for one page. A result's `cursor` resumes behind it.
+    def scan(
+        self,
+        prefix: Key = b"",
+        *,
+        limit: int | None = None,
+        cursor: str | bytes | None = None,
+        r: int | None = None,
+        pr: int | None = None,
+        timeout: float | None = None,
+    ) -> AsyncIterator[Result]:
+        """The keys that begin with `prefix` and have live values, each once; `timeout` is for one page, `r` and `pr` (nodes, and owners
+        among them, whose answer is needed) are for each. A result's `cursor` resumes behind it.
         One of a damaged row has `error`."""
-        return AsyncResults(self, Scan(self._place, prefix, limit, cursor), timeout)
+        return AsyncResults(self, Scan(self._place, prefix, limit, cursor, r, pr), timeout)
 
 
 class AsyncResults(OfOneProcess):

@@ -80,14 +80,23 @@ class Verbs:
         """Set many keys; what went wrong with one stands in its place. Nothing holds across keys."""
         return self._run(many.put_many(self._place, mapping, None, MODE_SET, new_operation), timeout)
 
-    def scan(self, prefix: Key = b"", *, limit: int | None = None, cursor: str | bytes | None = None, timeout: float | None = None) -> Iterator[Result]:
-        """The keys that begin with `prefix` and have live values, each once, `limit` of them at most. They come in pages, each read at R owners:
-        `timeout` is for one page. In the order of keys within a partition only.
+    def scan(
+        self,
+        prefix: Key = b"",
+        *,
+        limit: int | None = None,
+        cursor: str | bytes | None = None,
+        r: int | None = None,
+        pr: int | None = None,
+        timeout: float | None = None,
+    ) -> Iterator[Result]:
+        """The keys that begin with `prefix` and have live values, each once, `limit` of them at most. They come in pages: `r` nodes
+        must give their part of each, `pr` of them owners, as in `get`; `timeout` is for one page. In the order of keys within a partition only.
 
         A key whose stored row is damaged at too many owners is among them: `error` of its result says so, and a look at its value raises it.
         A result's `cursor` given to another scan of the bucket goes on behind that key. Keys written meanwhile may or may not be seen.
         """
-        return Results(self, Scan(self._place, prefix, limit, cursor), timeout)
+        return Results(self, Scan(self._place, prefix, limit, cursor, r, pr), timeout)
 
     # --- dict sugar -----------------------------------------------------------------------------------------------------------------
 

@@ -31,7 +31,7 @@ PUT = 11  # bucket, key, value | None (tombstone), context token | None, mode, w
 GET_MANY = 12  # bucket, keys (tuple), r, pr, time_ms
 CLUSTER_STATUS = 13  # -
 PREFERENCE_LIST = 14  # bucket, key
-SCAN = 15  # bucket, prefix, cursor (b"" = from the start), limit (0 = a page), time_ms
+SCAN = 15  # bucket, prefix, cursor (b"" = from the start), limit (0 = a page), time_ms, and if the client gives them: r, pr
 PUT_MANY = 16  # bucket, entries: tuple of (key, value | None, context token | None, operation), mode, w, pw, time_ms
 STATS = 17  # -
 
@@ -55,7 +55,10 @@ REPLICATE_REPLY = 43  # code (0 = stored), standing, durability given, digest st
 READ = 44  # bucket, key, digest, time_ms, ring_number, ring_hash, bucket_version
 READ_REPLY = 45  # code (0 = read), standing, digest, record | None (None: equals the digest asked with), ring_number, ring_hash
 SCAN_READ = 46  # bucket, prefix, first_partition, end_partition, after (row key | b""), limit, ring_number, ring_hash
-SCAN_READ_REPLY = 47  # code (0 = read), standing, rows: tuple of (row key, key, record), whole (nothing follows), ring_number, ring_hash
+SCAN_READ_REPLY = 47  # code (0 = read), standing, rows: tuple of (row key, key, record), whole (nothing follows), ring_number, ring_hash;
+#                      an empty record: the row is damaged
+OFFER = 48  # entries: tuple of (bucket, key, digest), durability, ring_number, ring_hash
+OFFER_REPLY = 49  # code (0 = compared), durability given, lacking: tuple of indexes into the entries, ring_number, ring_hash
 GOSSIP = 50  # digest of the whole membership, entries: tuple of (node_id, incarnation, revision, admin_version); () begins an exchange;
 #             behind them, where it is not 0: of how many of its partitions the sender does not hold all yet (`standings`)
 GOSSIP_REPLY = 51  # digest, members (tuple of member tuples the asker lacks), wanted (node_ids to push); both () if the digests are equal

@@ -235,6 +235,12 @@ class Core:
         self.ring_news.add(source)
         return True
 
+    def route(self, partition: int, definition: BucketDefinition) -> Route:
+        """Where requests for a partition go right now."""
+        if self._routes.version != self.liveness.version:
+            self._routes.forget()
+        return self._routes[definition.n << 16 | partition]
+
     def owners(self, partition: int, definition: BucketDefinition) -> tuple[bytes, ...]:
         """The current owners of the partition under the bucket's N."""
         return self.ring.owners(partition, definition.n or None)

@@ -26,7 +26,7 @@ from dynamo.replication.core import Core, Place, ReplyTo
 from dynamo.replication.local import merge_in
 from dynamo.replication.quorum import FAILED, MET, PENDING, needed
 from dynamo.replication.rows import NO_DIGEST
-from dynamo.replication.standings import Needs, checked, satisfied
+from dynamo.replication.standings import Needs, asked_too_early, checked, satisfied, to_ask
 
 
 class GetFold:
@@ -168,10 +168,7 @@ class PendingGet(GetFold):
 
     def _ask_next(self, core: Core) -> bool:
         """Ask the next node in line; False if there is none left."""
-        for node in self.plan:
-            if (not self.recovering or self._is_new(node)) and self._ask(core, node):
-                return True
-        return False
+        return any((not self.recovering or self._is_new(node)) and self._ask(core, node) for node in self.plan)
 
     def _ask(self, core: Core, node: bytes) -> bool:
         """Ask this node; False if that cannot be done."""
@@ -197,30 +194,13 @@ class PendingGet(GetFold):
             return self._ask(core, late)
         if self.outstanding and len(self.replies) - self.unmet + len(self.outstanding) >= self.required:
             return True
-        owners = self.route.owners
-        for waiting in sorted(self.recovering.keys() & self.replies.keys() - self.met):
-            for count, nodes in self.recovering[waiting]:
-                heard = sum(node in self.met or node in self.outstanding or node == waiting for node in nodes)
-                asked = False
-                for node in sorted(filter(self._is_new, nodes), key=lambda node: node not in owners):
-                    if heard >= count:
-                        break
-                    if self._ask(core, node):
-                        heard, asked = heard + 1, True
-                if asked:
-                    return True
+        for node in to_ask(self.recovering, self.met, self.outstanding, self.replies, self.route.owners):
+            if node not in self.failures and self._ask(core, node):
+                return True
         return self._ask_next(core)
 
     def _asked_too_early(self) -> bytes | None:
-        """A recovering owner whose answer is older than that of a node which hands its rows to the owners and drops them."""
-        order = list(self.replies)
-        for at, node in enumerate(order):
-            needs = self.recovering.get(node)
-            if needs and node in self.met:
-                needed = {other for _, nodes in needs for other in nodes}
-                if any(other in needed and other not in self.route.owners for other in order[at + 1 :]):
-                    return node
-        return None
+        return asked_too_early(list(self.replies), self.recovering, self.met, self.route.owners)
 
     def _read_here(self, core: Core) -> bool:
         row, held = core.rows.load_held(self.row_key)
@@ -268,10 +248,12 @@ class PendingGet(GetFold):
         if code:
             return self.on_failure(core, source, code)
         standing = message[3]
+        if standing != m.FALLBACK and source not in self.route.owners:
+            standing = m.FALLBACK  # an owner by its own ring alone is none of those whose answers R and pr count on
         if message[7] != core.ring_hash and self.reply_to.source is not None and not self.answered:
             if core.is_news(source, message[6]):
                 return False  # it comes in again under the ring that this node is about to learn (`on_ring`)
-            if (source in self.route.owners) != (standing != m.FALLBACK):
+            if source in self.route.owners and standing == m.FALLBACK:
                 return self.on_failure(core, source, Unavailable.code)  # it has not heard yet what it is
         if record is None:
             record = self.pin
@@ -416,7 +398,7 @@ class PendingGet(GetFold):
 
     def _repair_here(self, core: Core, record: bytes) -> None:
         try:
-            merge_in(core, self.row_key, self.bucket, self.key, self.standing, record)
+            merge_in(core, self.row_key, self.bucket, self.key, m.OWNER if core.node_id in self.route.owners else m.FALLBACK, record)
         except DynamoError as error:
             core.count(f"read_repair_failed_{type(error).__name__}")
 

@@ -14,6 +14,7 @@ its own, so a replay that is cut short goes on where it was. At `hint_bytes_max`
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from dynamo.errors import CorruptRecord, DynamoError
@@ -22,6 +23,7 @@ from dynamo.model.key import is_hashed, split_row_key
 from dynamo.model.member import NORMAL
 from dynamo.model.messages import Message
 from dynamo.model.row import Row
+from dynamo.replication.back_off import next_wait
 from dynamo.replication.rows import Held
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ _RECORD_BYTES_MAX = 1 << 30  # more is no size of a record
 class Hints:
     """The hint table: what is owed to whom, and its replay."""
 
-    __slots__ = ("_cursor", "_flying", "_scan", "_uncounted", "bytes", "next_at", "owed")
+    __slots__ = ("_acknowledged", "_cursor", "_flying", "_pause_s", "_refused", "_scan", "_uncounted", "bytes", "next_at", "owed")
 
     def __init__(self, scan: Scan) -> None:
         self._scan = scan
@@ -43,6 +45,9 @@ class Hints:
         self.bytes = 0
         self.next_at: float | None = None
         self._cursor: dict[bytes, bytes] = {}  # target -> where its replay goes on
+        self._refused: dict[bytes, tuple[float, float]] = {}  # target -> until when it is left alone, and how long that is
+        self._acknowledged: dict[bytes, bytes] = {}  # hint key -> digest of the row its target has acknowledged, until the hint's removal is committed
+        self._pause_s = 0.0  # after the last commit, which failed
         self._uncounted = False  # what is owed is not known, for the disk did not say
         self._flying: dict[bytes, set[bytes]] = {}  # target -> row keys of records sent and not yet acknowledged
 
@@ -98,8 +103,23 @@ class Hints:
         except DynamoError:
             core.count("background_reads_failed")
             self._uncounted = True
-        # Not at once: what cannot be stored now cannot be dropped either.
-        self.next_at = core.now + core.settings.hint_retry_s if self.owed or self._uncounted else None
+        # Not at once: what cannot be stored now cannot be dropped either, and would be sent each time for nothing.
+        self._pause_s = next_wait(core.settings, core.settings.hint_retry_s, self._pause_s)
+        self.next_at = core.now + self._pause_s if self.owed or self._uncounted else None
+
+    def committed(self, hints: Iterable[bytes]) -> None:
+        """A commit succeeded, with these hints kept or removed."""
+        self._pause_s = 0.0
+        for key in hints:
+            self._acknowledged.pop(key, None)
+
+    def acknowledged(self, core: Core, target: bytes, row_key: bytes, row: Row) -> None:
+        """The target has the row as it is now: the hint goes. If that cannot be committed, the row is not sent again for it."""
+        if len(self._acknowledged) >= _PAGE:
+            self._acknowledged.clear()
+        self._acknowledged[_hint_key(target, row_key)] = row.digest
+        self.drop(core, target, row_key)
+        _let_go(core, row_key, row)
 
     # --- replay -------------------------------------------------------------------------------------------------------------------
 
@@ -112,6 +132,8 @@ class Hints:
             return
         for target in sorted(self.owed):
             member = core.membership.members.get(target)
+            if core.now < self._refused.get(target, (0.0, 0.0))[0]:
+                continue
             if core.liveness.up(target) or member is None or member.status != NORMAL:  # of the latter the hints are only to be cleared away
                 self.replay(core, target)
         self._schedule(core.now + core.settings.hint_retry_s)
@@ -153,6 +175,9 @@ class Hints:
             return
         if row_key in self._flying.get(target, ()):
             return  # once at a time, or each acknowledgement would set off as many again
+        if self._acknowledged.get(_hint_key(target, row_key)) == row.digest:
+            self.acknowledged(core, target, row_key, row)
+            return
         if core.rows.held(row_key) is not None:
             return  # it is changing right now; next time
         request_id = core.request_id()
@@ -166,7 +191,14 @@ class Hints:
     def landed(self, core: Core, target: bytes, row_key: bytes, more: bool) -> None:
         """A record was acknowledged, or will not be."""
         self._flying[target].discard(row_key)
-        if more and len(self._flying[target]) <= core.settings.hint_window // 2:
+        if more:
+            self._refused.pop(target, None)
+        elif core.liveness.up(target):  # what is down is not asked, and once it is back it is asked at once
+            until, wait_s = self._refused.get(target, (0.0, 0.0))
+            if core.now >= until:
+                wait_s = next_wait(core.settings, core.settings.hint_retry_s, wait_s)
+                self._refused[target] = core.now + wait_s, wait_s
+        if more and not self._pause_s and len(self._flying[target]) <= core.settings.hint_window // 2:
             self.replay(core, target)
 
     # --- within -------------------------------------------------------------------------------------------------------------------
@@ -216,9 +248,8 @@ class PendingHint:
         if stored:
             row = core.rows.load(self.row_key)
             if isinstance(row, Row) and row.digest == self.digest:
-                core.hints.drop(core, self.target, self.row_key)
                 core.count("hints_delivered")
-                _let_go(core, self.row_key, row)
+                core.hints.acknowledged(core, self.target, self.row_key, row)
         core.hints.landed(core, self.target, self.row_key, more=stored)
         return True
 

@@ -108,6 +108,28 @@ def merge_in(core: Core, row_key: bytes, bucket: bytes, key: bytes, role: int, r
     return core.rows.stage(row_key, bucket, key, merged, status, row.since_actor, row.since)
 
 
+def receive_offer(core: Core, source: bytes, message: Message) -> None:
+    """Say which of these rows, named by digest, this node does not durably hold as an owner: it is sent those. What is not committed yet counts
+    among them."""
+    _, request_id, entries, durability = message[:4]
+    lacking = []
+    for index, (bucket, key, digest) in enumerate(entries):
+        _, row_key, route = core.place(bucket, key)
+        row, held = core.rows.load_held(row_key)
+        if isinstance(row, CorruptRecord):
+            core.count("rows_corrupt")
+            core.repair_wanted.append((bucket, key))
+        holds = isinstance(row, Row) and held is None and row.digest == digest and row.status == STATUS_OWNED
+        if not holds or route.standing == m.FALLBACK:
+            lacking.append(index)
+    reply = (m.OFFER_REPLY, request_id, 0, core.durability, tuple(lacking), core.ring_number, core.ring_hash)
+    if durability > m.DURABILITY_BUFFERED == core.durability:
+        reply = (*reply[:3], m.DURABILITY_SYNCED, *reply[4:])
+        _acknowledge_flushed(core, source, core.rows.group_of(None), reply)
+    else:
+        core.send(source, reply)
+
+
 def receive_read(core: Core, source: bytes, message: Message) -> None:
     """Answer a coordinator's read: the record, or its digest alone where the asker holds the same."""
     _, request_id, bucket, key, digest = message[:5]
@@ -136,6 +158,8 @@ def as_failed(core: Core, message: Message, error: DynamoError) -> Message:
         return _stored(core, message[1], error.code, message[3], NO_DIGEST)
     if message[0] == m.RECOVER_REPLY:
         return (m.RECOVER_REPLY, message[1], error.code, ())
+    if message[0] == m.OFFER_REPLY:
+        return (m.OFFER_REPLY, message[1], error.code, 0, (), core.ring_number, core.ring_hash)
     assert message[0] == m.READ_REPLY, f"message type {message[0]} may not wait for a commit"
     return (m.READ_REPLY, message[1], error.code, message[3], NO_DIGEST, None, core.ring_number, core.ring_hash)
 

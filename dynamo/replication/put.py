@@ -52,7 +52,7 @@ class PutFold:
         self.outstanding.discard(node)
         if durability >= self.durability and node not in self.confirmed:
             self.confirmed.add(node)
-            if standing_ != m.FALLBACK:
+            if standing_ != m.FALLBACK and node in self.owners:  # by its own ring and by the one this put was sent under
                 self.owners_confirmed += 1
         return self.state()
 
@@ -267,7 +267,9 @@ def _overwrite(core: Core, reply_to: ReplyTo, message: Message, route: Route) ->
     def done(core: Core, read: PendingGet, _: int, __: list[bytes]) -> None:
         again = (*message[:9], max(1, int((until - core.now) * 1000)), *message[10:])
         damaged_at = [code for code in read.failures.values() if code == CorruptRecord.code]
-        lost = len(read.replies) + len(damaged_at) == read.required and not read.merged()  # all owners have spoken, and none has anything
+        # All owners have spoken, and none has anything; one that is recovering may yet get it.
+        spoken = sum(standing == m.OWNER for standing, _ in read.replies.values()) + len(damaged_at)
+        lost = spoken == read.required and not read.merged()
         if lost or not isinstance(core.rows.load(read.row_key), CorruptRecord):
             coordinate_put(core, reply_to, again, overwrite=True)
         else:

@@ -5,8 +5,8 @@
     2. RECOVER to those that this node needs (`standings`): what do you need yourself of these partitions?
     3. A *pull* of them, an exchange of trees like any other (`anti_entropy`), with a node that may own them no more.
 
-A need is met when as many of its nodes as it counts were pulled from, and what those needed is met as well. Each step is repeated until it succeeds, after pauses that double. A node that
-needs nothing takes the first step alone: its own ring is then known to be that of the others, too.
+A need is met when as many of its nodes as it counts were pulled from, and what those needed is met as well. Each step is repeated until it succeeds,
+after pauses that double. A node that needs nothing takes the first step alone: its own ring is then known to be that of the others, too.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ from dynamo.replication.forward import take_put
 from dynamo.replication.get import coordinate_get, repair_from_peers, repair_then
 from dynamo.replication.handoff import Handoff
 from dynamo.replication.hinted_handoff import Hints
-from dynamo.replication.local import as_failed, receive_read, receive_replicate
+from dynamo.replication.local import as_failed, receive_offer, receive_read, receive_replicate
 from dynamo.replication.operations import Operations
 from dynamo.replication.put import coordinate_put
 from dynamo.replication.ready import Ready
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from random import Random
 
 _REPLIES = frozenset((m.REPLICATE_REPLY, m.READ_REPLY, m.FORWARD_REPLY, m.SCAN_READ_REPLY, m.TREE_ROOTS_REPLY, m.TREE_NODES_REPLY, m.TREE_KEYS_REPLY,
-                      m.RECOVER_REPLY))  # fmt: skip
+                      m.OFFER_REPLY, m.RECOVER_REPLY))  # fmt: skip
 _META_RETRY_S = 0.5
 
 
@@ -95,7 +95,6 @@ class Replica:
         self._news_at: dict[bytes, float] = {}  # when a peer was last asked for a ring that it named
         self._meta_retry_at: float | None = None
         self._heartbeat_at = 0.0
-        self._unowned_in_group: int | None = None  # the group that brings rows to hand over
         self._dispatch: dict[int, Callable[[Any, Message], None]] = {
             m.GET: self._get,
             m.PUT: self._put,
@@ -109,6 +108,8 @@ class Replica:
             m.RECOVER: self._recover,
             m.FORWARD: self._forward,
             m.REPLICATE: partial(receive_replicate, self.core, repair=repair_then),
+            m.REPLICATE: partial(receive_replicate, self.core),
+            m.OFFER: partial(receive_offer, self.core),
             m.READ: partial(receive_read, self.core),
             m.GOSSIP: self._gossip,
             m.GOSSIP_REPLY: self._gossip,
@@ -177,9 +178,8 @@ class Replica:
         core = self.core
         self._at(now)
         done = core.rows.committed(group)
-        if self._unowned_in_group is not None and group.number >= self._unowned_in_group:
-            self._unowned_in_group = None
-            self.handoff.wake(now + core.settings.handoff_retry_s)
+        self.handoff.changed(core, done.changes)
+        core.hints.committed(group.hints)
         core.outbox.extend(done.held.messages)
         self.trees.apply(core, done.changes)
         actor = group.meta.get(b"actor")
@@ -203,7 +203,7 @@ class Replica:
         for destination, message in (*held.messages, *core.flushes.failed_commit(group.number)):
             core.send(destination, as_failed(core, message, error))
         core.hints.recount(core)
-        core.unowned_rows_staged = True  # hints for rows that were here already may have been in the group
+        self.handoff.commit_failed(core)
         core.actor.renew(core.random)
         self._meta_retry_at = now + _META_RETRY_S  # not at once: a full disk would be asked without end
         waiting, core.waiting_for_actor = core.waiting_for_actor, []
@@ -400,5 +400,4 @@ class Replica:
                 repair_from_peers(core, bucket, key)
         if core.unowned_rows_staged:
             core.unowned_rows_staged = False
-            self.handoff.wake(core.now + core.settings.handoff_retry_s)
-            self._unowned_in_group = core.rows.groups + 1  # and after that: a pass sees committed rows only, and a disk may be slow
+            self.handoff.wake(core.now + core.settings.handoff_retry_s)  # their commit wakes it again: a pass sees committed rows only

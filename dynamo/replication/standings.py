@@ -54,6 +54,36 @@ def satisfied(replied: Collection[NodeId], recovering: Mapping[NodeId, Needs]) -
         met.difference_update(short)
 
 
+def asked_too_early(order: list[NodeId], recovering: Mapping[NodeId, Needs], met: Collection[NodeId], owners: Collection[NodeId]) -> NodeId | None:
+    """Of nodes in the order of their answers, a recovering one that answered before one that it needs and that owns nothing any more: such a node hands
+    its rows to the owners and drops them, so what it had may have reached the other after that one's answer."""
+    for at, node in enumerate(order):
+        needs = recovering.get(node)
+        if needs and node in met:
+            needed = {other for _, nodes in needs for other in nodes}
+            if any(other in needed and other not in owners for other in order[at + 1 :]):
+                return node
+    return None
+
+
+def to_ask(
+    recovering: Mapping[NodeId, Needs], met: Collection[NodeId], outstanding: Collection[NodeId], replied: Collection[NodeId], owners: Collection[NodeId]
+) -> list[NodeId]:
+    """Whom recovering nodes that answered still need, owners first."""
+    for waiting in sorted(recovering.keys() & set(replied) - set(met)):
+        for count, nodes in recovering[waiting]:
+            heard = sum(node in met or node in outstanding or node == waiting for node in nodes)
+            new = [node for node in nodes if node not in replied and node not in outstanding]
+            if heard < count and new:
+                return sorted(new, key=lambda node: node not in owners)
+    return []
+
+
+def helpers(recovering: Mapping[NodeId, Needs], owners: Collection[NodeId]) -> set[NodeId]:
+    """Nodes that no longer own the key and are heard for a recovering owner. They count with that one alone."""
+    return {node for needs in recovering.values() for _, nodes in needs for node in nodes if node not in owners}
+
+
 def checked(value: Any) -> Needs:
     """The needs in a peer's message. Raises ProtocolError."""
     if type(value) is not tuple or len(value) > _NEEDS_MAX:

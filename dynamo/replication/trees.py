@@ -9,7 +9,7 @@ Buckets whose N differs from the cluster's have trees of their own, for a tree m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 
 from dynamo._core import merkle
 from dynamo._core import ring as ring_kernel

@@ -98,7 +98,8 @@ class Process:
         self.gossip = Gossip(membership, rng)
         self.spread = Spread(membership)
         self.seeking = Seeking(asked, rng)
-        self.desk = Desk(cluster, membership, lambda: Ring.of(membership, cluster), self.peers.connected, self.peers.connected, dict, lambda _: 0, lambda *text: None)
+        self.desk = Desk(cluster, membership, lambda: Ring.of(membership, cluster), self.peers.connected, self.peers.connected, dict, lambda _: 0,
+                         lambda *text: None)  # fmt: skip
         self.timers.at(0.0, self._seek)
         world.note("boot", site.name, site.address, node_id.hex(), "join", *asked)
         world.events.after(0.0, self._tick)
@@ -209,7 +210,7 @@ class Process:
             return
         if greeted.node_id != end.node_id and end.node_id:
             self.refusals[end.node_id] = ConfigError(f"node {greeted.node_id.hex()} answers there")
-            self.peers.strayed(end, self.world.events.now)
+            self.peers.strayed(end, self.world.events.now)  # type: ignore[arg-type]
         end.node_id, end.nonce, end.state = greeted.node_id, greeted.nonce, State.OPEN
         self.refusals.pop(end.node_id, None)
         self.ends.add(end)

@@ -77,7 +77,7 @@ class Growth:
             world.after(worker.rng.random() * 0.1, worker.next)
         at, together = world.now + rng.uniform(0.5, 2.0), rng.random() < 0.4
         for _ in range(self.joins):
-            world.at(at, self.cluster.add_node)
+            world.at(at, self._join)
             at += rng.uniform(0.0, 0.01) if together else rng.uniform(0.05, 4.0)
         world.run(self._until + _SETTLE_S)
         for key in self.keys:
@@ -90,6 +90,9 @@ class Growth:
             self.violations.append(Violation("void", f"only {self.reads} reads, {self.failures} failures", time=world.now))
         self.violations.extend(self.cluster.observer.violations)
         return self.violations[:_REPORTED_MAX]
+
+    def _join(self) -> None:
+        self.cluster.add_node()
 
     def check(self, key: bytes, began: float, token: bytes, what: str) -> None:
         """Whoever has this token was shown the key by a read that began then."""

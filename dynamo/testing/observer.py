@@ -23,6 +23,7 @@ from dynamo.model.row import decode_row
 from dynamo.testing.checkers import Violation
 from dynamo.testing.disk import Table
 from dynamo.testing.history import Dot, LostCopies, Seen, Version, dot_text
+from dynamo.testing.quiet import Quiet
 
 if TYPE_CHECKING:
     from dynamo.testing.node import Node
@@ -39,8 +40,9 @@ class Observer:
 
     def __init__(self, cluster: SimulatedCluster) -> None:
         self.cluster = cluster
-        self._ring_changes = bool(cluster.faults.late_joiners or cluster.faults.leavers or cluster.faults.losses_max)
+        self._ring_changes = cluster.ring_changes
         self.violations: list[Violation] = []
+        self._quiet = Quiet(cluster)
         self.holders: dict[Dot, int] = {}  # which nodes' disks ever held the version, or its successor, as a bit set
         self._asked: dict[tuple[bytes, int], tuple[bytes, bytes, bytes]] = {}  # (asker, request id) -> (bucket, key, record sent or b"")
         self._parsed: dict[bytes, tuple[Dot, ...]] = {}  # record -> the dots of its versions
@@ -49,11 +51,17 @@ class Observer:
         self._dropped: set[tuple[int, bytes]] = set()  # (node, row key) of rows that went to others
         self._lost_at: dict[bytes, float] = {}  # row key -> when some disk last lost it
 
+    def lost_of(self, row_key: bytes) -> bool:
+        """Whether some disk ever lost its copy of the row."""
+        return row_key in self._lost_at
+
     # --- what nodes say ---------------------------------------------------------------------------------------------------------------
 
     def sending(self, node: Node, destination: Source, message: Message) -> None:
         """A node sends a message, of the `WATCHED` kinds."""
         kind = message[0]
+        if kind in (m.REPLICATE, m.REPLICATE_REPLY):
+            self._quiet.sending(node, destination, message)
         if kind == m.REPLICATE:
             self._ask(node, message[1], message[2], message[3], message[4])
             self._parse(message[2], message[3], message[4])

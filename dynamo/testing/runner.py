@@ -28,6 +28,7 @@ from dynamo.testing.growth import grow
 from dynamo.testing.history import History
 from dynamo.testing.moves import run_addresses
 from dynamo.testing.node import COMMIT_S_MAX
+from dynamo.testing.scanning import Scanner
 from dynamo.testing.simulator import SimulatedCluster, draw_cluster, draw_settings
 from dynamo.testing.wire_bounds import Wire, WireBounds
 from dynamo.testing.workloads import Mix, Worker, read_everywhere
@@ -137,6 +138,7 @@ def run_history(
         cluster = build(seed, faults=faults, nodes=nodes, log=log, buffered=buffered)
         mix = Mix(cluster.world.stream("mix"))
         workers = [Worker(client, mix) for client in cluster.clients.values()]
+        Scanner(cluster, RetryPolicy())
         crashed: list[Violation] = []
         try:
             work(cluster, workers, profile)

@@ -66,6 +66,7 @@ class SimulatedCluster:
         self.rotten: set[bytes] = set()
         self.leaving: set[bytes] = set()
         self.network = Network(world, faults)
+        self.ring_changes = bool(faults.late_joiners or faults.leavers or faults.losses_max)
         self.observer = Observer(self)
         self.nodes: dict[bytes, Node] = {}
         self.addresses: dict[str, Node] = {}

@@ -153,6 +153,11 @@ SHAPES: dict[int, Shape] = {
         "SCAN_READ_REPLY",
         [("code", U32), ("standing", STANDING), ("rows", array_of("[row key, key, record]", _SCANNED_ROW.check_array)), ("whole", FLAG), *RING],
     ),
+    m.OFFER: Shape(
+        "OFFER",
+        [("entries", array_of("[bucket, key, digest]", _TREE_KEY.check_array)), ("durability", DURABILITY), *RING],
+    ),
+    m.OFFER_REPLY: Shape("OFFER_REPLY", [("code", U32), ("durability", DURABILITY), ("lacking", INDEXES), *RING]),
     m.GOSSIP: Shape("GOSSIP", [("digest", BYTES), ("entries", array_of("entries", _ENTRY.check_array, high=MEMBERS_MAX))]),
     m.GOSSIP_REPLY: Shape(
         "GOSSIP_REPLY", [("digest", BYTES), ("members", MEMBERS), ("wanted", array_of("node ids", _id, high=MEMBERS_MAX))]
@@ -178,7 +183,7 @@ REQUESTS: dict[int, frozenset[int]] = {
     m.ROLE_PEER: frozenset(
         (m.FORWARD, m.FORWARD_REPLY, m.REPLICATE, m.REPLICATE_REPLY, m.READ, m.READ_REPLY, m.SCAN_READ, m.SCAN_READ_REPLY, m.GOSSIP,
          m.GOSSIP_REPLY, m.GOSSIP_PUSH, m.TREE_ROOTS, m.TREE_ROOTS_REPLY, m.TREE_NODES, m.TREE_NODES_REPLY, m.TREE_KEYS, m.TREE_KEYS_REPLY,
-         m.RECOVER, m.RECOVER_REPLY, m.PART)
+         m.OFFER, m.OFFER_REPLY, m.RECOVER, m.RECOVER_REPLY, m.PART)
     ),
     m.ROLE_JOIN: frozenset((m.JOIN,)),
 }  # fmt: skip
