@@ -20,6 +20,7 @@ from dynamo.membership.ring import Ring
 from dynamo.model import messages as m
 from dynamo.model.cluster import BucketDefinition, Cluster
 from dynamo.model.key import could_be_row_key, is_hashed, row_key, split_row_key
+from dynamo.model.member import LEFT
 from dynamo.model.messages import Message, Source
 from dynamo.model.row import Row, decode_row
 from dynamo.replication.actor import ActorLease
@@ -171,6 +172,7 @@ class Core:
         self.definitions = (self.cluster.bucket(b"default"), *self.cluster.buckets.values())
         self.adopted.begin()
         self.standings.follow(self.node_id, self.ring, self.cluster, self.definitions, self.adopted.known)
+        self.standings.without({member.node_id for member in self.membership.in_status(LEFT)})
         self._routes = Routes(self.node_id, self.ring, self.liveness, self.standings)
         return True
 

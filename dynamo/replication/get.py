@@ -405,21 +405,29 @@ class PendingGet(GetFold):
 
 def sealed_token(core: Core, bucket: bytes, key: bytes, definition: BucketDefinition, record: bytes, time: int) -> bytes:
     """The token that covers all versions of the record (and, for last-write-wins, its time)."""
-    kind = definition.record_kind
-    context = records.context(records.forget(record, core.actor.of_this_life) if core.alone else record) if record else b""
-    if len(context) > tokens.RANGES_BYTES_MAX:
-        context = tokens.fitted(context, record)
-    return tokens.seal(core.cluster.secret, full_key(bucket, key), kind, time if kind == records.LAST_WRITE_WINS else 0, context)
+    record = remembered(core, record)
+    return _sealed(core, bucket, key, definition, record, time, records.context(record) if record else b"")
 
 
 def shown_part(core: Core, bucket: bytes, key: bytes, definition: BucketDefinition, record: bytes) -> tuple[bytes, fitting.Siblings, fitting.Tombstones, int]:
     """(token, siblings, tombstones, how many were left out) of a record, as much of it as fits into an answer."""
+    record = remembered(core, record)
     siblings, tombstones, time, context, left_out = fitting.shown(record, core.settings.answer_bytes_max)
     if left_out:
         core.count("records_shown_in_part")
+    return _sealed(core, bucket, key, definition, record, time, context), siblings, tombstones, left_out
+
+
+def remembered(core: Core, record: bytes) -> bytes:
+    """The record without the past that a store which never had a peer may forget."""
+    return records.forget(record, core.actor.of_this_life) if core.alone and record else record
+
+
+def _sealed(core: Core, bucket: bytes, key: bytes, definition: BucketDefinition, record: bytes, time: int, context: bytes) -> bytes:
     kind = definition.record_kind
-    token = tokens.seal(core.cluster.secret, full_key(bucket, key), kind, time if kind == records.LAST_WRITE_WINS else 0, context)
-    return token, siblings, tombstones, left_out
+    if len(context) > tokens.RANGES_BYTES_MAX:
+        context = tokens.fitted(context, record)
+    return tokens.seal(core.cluster.secret, full_key(bucket, key), kind, time if kind == records.LAST_WRITE_WINS else 0, context)
 
 
 def coordinate_get(core: Core, reply_to: ReplyTo, bucket: bytes, key: bytes, r: int, pr: int, time_ms: int) -> None:

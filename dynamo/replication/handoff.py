@@ -83,7 +83,7 @@ class PendingHandoff:
         if message[0] != m.REPLICATE_REPLY or source != self.owner:
             return False
         code, role, durability = message[2], message[3], message[4]
-        if code or role != m.OWNER or durability < core.durability_to_drop:
+        if code or role == m.FALLBACK or durability < core.durability_to_drop:
             self.handoff.refused(core, self.owner, 1)
         else:
             self.handoff.answered(core, self.owner, [((self.row_key, self.digest), False)])

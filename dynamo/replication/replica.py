@@ -108,7 +108,6 @@ class Replica:
             m.RECOVER: self._recover,
             m.FORWARD: self._forward,
             m.REPLICATE: partial(receive_replicate, self.core, repair=repair_then),
-            m.REPLICATE: partial(receive_replicate, self.core),
             m.OFFER: partial(receive_offer, self.core),
             m.READ: partial(receive_read, self.core),
             m.GOSSIP: self._gossip,

@@ -156,6 +156,18 @@ class Standings:
             else:
                 del self.needs[place]
 
+    def without(self, gone: Collection[NodeId]) -> None:
+        """These nodes have left for good: what they held alone nobody can hear of any more."""
+        for place, needs in list(self.needs.items()):
+            if any(node in gone for _, nodes in needs for node in nodes):
+                rest = [(count, tuple(node for node in nodes if node not in gone)) for count, nodes in needs]
+                left = united((tuple((min(count, len(nodes)), nodes) for count, nodes in rest if nodes),))
+                self.version += 1
+                if left:
+                    self.needs[place] = left
+                else:
+                    del self.needs[place]
+
     def forget(self, place: Place) -> None:
         """Nobody needs this node for that place."""
         self.version += self.needs.pop(place, None) is not None

@@ -173,6 +173,7 @@ class Process:
         raise AssertionError("there are no names here")
 
     def give_up(self, end: End, reason: str) -> None:
+        self.world.events.after(_DELAY_S, close, end.far)
         close(end)
 
     def push(self, end: End, frame: bytes) -> None:
@@ -181,7 +182,7 @@ class Process:
     def _arrive(self, end: End, address: str) -> None:
         """The call reaches whoever is at the address now."""
         there = self.world.listening.get(address)
-        if not self.alive or there is None:
+        if not self.alive or there is None or end.over:
             close(end)
             return
         try:

@@ -74,7 +74,7 @@ class _Scan:
             else:
                 self.scanner.world.after(0.3, self.go_on)
             return
-        self.keys += [result.key for result in results]
+        self.keys += [result.key for result in results if result.error is None]  # of a damaged row perhaps only the beginning of its key is known
         if self.scan.done:
             self._judge()
             self.scanner.ended(True)

@@ -76,7 +76,9 @@ class Wire:
     def _receive(self, source: bytes | int, destination: bytes | int, message: Message) -> None:
         kind, bounds = message[0], self._bounds
         if type(destination) is int:
-            frame_max = min(FRAME_BYTES_MAX, bounds.answer_bytes_max + _BESIDE_BYTES) if kind == m.GET_REPLY else FRAME_BYTES_MAX
+            frame_max = FRAME_BYTES_MAX
+            if kind == m.GET_REPLY:  # the token, which is bounded by itself, is small beside a real answer
+                frame_max = min(FRAME_BYTES_MAX, bounds.answer_bytes_max + _BESIDE_BYTES + len(message[5]))
             check_answer(_decoded(encode(message, frame_max), frame_max, ANSWER_ELEMENTS_MAX))
             return
         elements_max = ARRAY_ELEMENTS_MAX

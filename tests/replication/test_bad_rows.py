@@ -31,7 +31,7 @@ def test_a_set_that_meets_a_damaged_row_goes_on_with_what_the_others_have() -> N
     rig.put(a, b"k", b"v")
     flip(rig, b"k", a)
     reply = rig.put(a, b"k", b"w", mode=m.MODE_SET)
-    assert reply[0] == m.PUT_REPLY
+    assert reply[0] == m.PUT_REPLY, reply
     assert rig.values(rig.get(a, b"k", r=3)) == [b"w"], "the set replaced what this node had before it was damaged"
     rig.pass_time(3)
     assert len({rig.record(node, b"k") for node in rig.ids}) == 1
@@ -58,7 +58,7 @@ def test_a_key_whose_row_is_damaged_at_every_owner_is_not_stuck(nodes: int, valu
             break
         assert reply[2] == CorruptRecord.code
         rig.pass_time(0.2)
-    assert reply[0] == m.PUT_REPLY
+    assert reply[0] == m.PUT_REPLY, reply
     rig.pass_time(3)
     for node in rig.ids:
         assert rig.values(rig.get(node, b"k")) == ([] if value is None else [value])
