@@ -1,6 +1,7 @@
 """Whether what was delivered is sent again: records handed to a node that has acknowledged that very record to the same sender.
 
-A reply may be lost and a hand-over cross another one, so a few times are no fault. Under one boot of both more than that is work without an end.
+A reply may be lost and a hand-over cross another one, so a few times are no fault. Under one boot of both more than that is work without an end. What
+is not answered is sent for the want of an answer, and does not count.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ class Quiet:
 
     def __init__(self, cluster: SimulatedCluster) -> None:
         self.cluster = cluster
-        self._asked: dict[tuple[bytes, bytes, int], _Sent] = {}  # (sender, target, request id) -> what was sent
-        self._acknowledged: dict[_Sent, int] = {}  # how often it was sent again since
+        self._asked: dict[tuple[bytes, bytes, int], tuple[_Sent, int]] = {}  # (sender, target, request id) -> what was sent, and its purpose
+        self._acknowledged: dict[_Sent, int] = {}  # how often
 
     def sending(self, node: Node, destination: Source, message: Message) -> None:
         """A node sends a REPLICATE or REPLICATE_REPLY."""
@@ -38,14 +39,13 @@ class Quiet:
             sent = node.node_id, node.boots, destination, other.boots, message[2], message[3], hash(message[4])
             if len(self._asked) >= _REMEMBERED_MAX:
                 self._asked.clear()
-            self._asked[node.node_id, destination, message[1]] = sent
-            if sent in self._acknowledged:
-                self._acknowledged[sent] += 1
-                if self._acknowledged[sent] == _AGAIN_MAX[message[5]] + 1:
-                    place = self.cluster.key_text(message[2], message[3])
-                    text = f"{node} sent {other} the record of {place} {self._acknowledged[sent]} times after {other} had acknowledged it"
-                    self.cluster.observer.violations.append(Violation("quiet", text, time=self.cluster.world.now))
+            self._asked[node.node_id, destination, message[1]] = sent, message[5]
         elif message[0] == m.REPLICATE_REPLY and message[2] == 0 and message[3] == m.OWNER:
             asked = self._asked.pop((destination, node.node_id, message[1]), None)
-            if asked is not None and asked[3] == node.boots:
-                self._acknowledged.setdefault(asked, 0)
+            if asked is not None and asked[0][3] == node.boots:
+                sent, purpose = asked
+                times = self._acknowledged[sent] = self._acknowledged.get(sent, 0) + 1
+                if times == _AGAIN_MAX[purpose] + 2:
+                    place = self.cluster.key_text(sent[4], sent[5])
+                    text = f"{node} acknowledged the record of {place} to {other} {times} times"
+                    self.cluster.observer.violations.append(Violation("quiet", text, time=self.cluster.world.now))
