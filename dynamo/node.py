@@ -202,7 +202,9 @@ class Node(AsyncVerbsOfDefault):
                     raise ConfigError(f"the data in {config.data} cannot go on with `join`: {error}") from None
         elif others:
             self._cluster, members = await startup.join(others, node_id, self.name, self.address, config.join_timeout_s)
-            self._standings = Standings(ring_members(member for member in members if member.node_id != node_id))  # a newcomer holds nothing
+            told = Membership(node_id)
+            told.merge_all(members)  # several nodes may have told of each
+            self._standings = Standings(ring_members(m for m in told.members.values() if m.node_id != node_id))  # a newcomer holds nothing
         else:
             self._cluster = startup.found(config, os.urandom)
             _log.info("founding cluster %s", cluster_text(self._cluster.cluster_id))

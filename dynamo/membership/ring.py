@@ -28,7 +28,7 @@ RingMembers = tuple[tuple[bytes, int, bytes], ...]  # node id, capacity, zone; b
 
 
 def ring_members(members: Iterable[Member]) -> RingMembers:
-    """Those of the members that are `normal`, as the placement sees them."""
+    """Those of the members that are `normal`, each given once, as the placement sees them."""
     return tuple(sorted((member.node_id, member.capacity, member.zone.encode()) for member in members if member.status == NORMAL))
 
 

@@ -72,7 +72,8 @@ TREE_KEYS = 64  # partition, n, leaves: tuple of leaf indexes, after (row key to
 TREE_KEYS_REPLY = 65  # code, entries: tuple of (bucket, key, first 8 bytes of the digest), cut (row key behind which more follows, b"" = nothing does)
 # what a recovering owner asks those that hold its partitions
 RECOVER = 66  # ring_number, ring_hash, n, partitions (tuple; empty: only whether the ring is the same)
-RECOVER_REPLY = 67  # code (0 = the same ring), recovering: tuple of (partition, needs), for those of the partitions of which the node needs some
+RECOVER_REPLY = 67  # code (0 = the same ring), recovering: tuple of (partition, needs), for those of the partitions of which the node needs some;
+#                     spoken: of how many of the partitions, from the first on, this tells
 
 PART = 70  # last, data: bytes of a message that is larger than a frame; what is put together of them is the message without its length
 

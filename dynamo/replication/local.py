@@ -157,7 +157,7 @@ def as_failed(core: Core, message: Message, error: DynamoError) -> Message:
     if message[0] == m.REPLICATE_REPLY:
         return _stored(core, message[1], error.code, message[3], NO_DIGEST)
     if message[0] == m.RECOVER_REPLY:
-        return (m.RECOVER_REPLY, message[1], error.code, ())
+        return (m.RECOVER_REPLY, message[1], error.code, (), 0)
     if message[0] == m.OFFER_REPLY:
         return (m.OFFER_REPLY, message[1], error.code, 0, (), core.ring_number, core.ring_hash)
     assert message[0] == m.READ_REPLY, f"message type {message[0]} may not wait for a commit"

@@ -23,6 +23,7 @@ _PAUSE_S = 0.02
 _PAUSE_S_MAX = 2.0
 _PLACES_PER_PULL = 64
 _PULLS_MAX = 4
+_NODES_PER_ANSWER = 1024
 
 
 class Recovery:
@@ -147,14 +148,21 @@ class Recovery:
         _, request_id, number, ring_hash, n, partitions = message[:6]
         if ring_hash != core.ring_hash:
             core.is_news(source, number)
-            core.send(source, (m.RECOVER_REPLY, request_id, InvalidRequest.code, ()))
+            core.send(source, (m.RECOVER_REPLY, request_id, InvalidRequest.code, (), 0))
             return
         if partitions and not self._trees.built:
-            core.send(source, (m.RECOVER_REPLY, request_id, Unavailable.code, ()))
+            core.send(source, (m.RECOVER_REPLY, request_id, Unavailable.code, (), 0))
             return
-        needs = core.standings.needs
-        recovering = tuple((partition, needs[n, partition]) for partition in partitions if (n, partition) in needs)
-        held, reply = core.rows.held_last(), (m.RECOVER_REPLY, request_id, 0, recovering)
+        needs, spoken, nodes = core.standings.needs, 0, 0
+        recovering: list[tuple[int, Needs]] = []
+        for partition in partitions:
+            if (n, partition) in needs:
+                nodes += sum(len(list_) for _, list_ in needs[n, partition])
+                if recovering and nodes > _NODES_PER_ANSWER:
+                    break
+                recovering.append((partition, needs[n, partition]))
+            spoken += 1
+        held, reply = core.rows.held_last(), (m.RECOVER_REPLY, request_id, 0, tuple(recovering), spoken)
         if held is None:
             core.send(source, reply)
         else:
@@ -222,7 +230,7 @@ class PendingPull(PendingExchange):
             needs = {partition: checked(value) for partition, value, *_ in message[3]}
         except ProtocolError:
             return self._end(core, agreed=False)
-        asked = {place: needs.get(place[1], ()) for place in self._asked_places}
+        asked = {place: needs.get(place[1], ()) for place in list(self._asked_places)[: message[4]]}
         self._asked_places = {place: needs for place, needs in asked.items() if not self._recovery.lost(core, self.peer, place, needs)}
         self._places = list(self._asked_places)
         return self._next_tree(core)

@@ -122,6 +122,7 @@ class Part(NamedTuple):
     whole: bool
     damaged: frozenset[bytes]  # row keys among them: of these it said nothing
     owner: bool  # by its own ring and by this node's
+    counts: bool  # toward R: what was asked as an owner and says that it is none has told what it has, and counts for nobody
 
     @property
     def bound(self) -> bytes | None:
@@ -200,7 +201,7 @@ class PendingScan:
         replied = [node for node, part in self.pages.items() if row_key not in part.damaged]
         met = satisfied(replied, self.recovering)
         owners = sum(self.pages[node].owner for node in met)
-        return len(met - helpers(self.recovering, self.owners)), owners
+        return sum(self.pages[node].counts for node in met - helpers(self.recovering, self.owners)), owners
 
     def _suffices(self, row_key: bytes | None = None) -> bool:
         nodes, owners = self._spoken(row_key)
@@ -300,7 +301,8 @@ class PendingScan:
         else:
             self.recovering.pop(node, None)
         damaged = frozenset(row_key for row_key, _, record in page if record == DAMAGED)
-        self.pages[node] = Part(page, whole, damaged, standing != m.FALLBACK and node in self.owners)
+        owner = standing != m.FALLBACK
+        self.pages[node] = Part(page, whole, damaged, owner and node in self.owners, owner or node not in self.owners)
 
     def _take_pages(self, core: Core) -> bool:
         """Merge the replicas' pages up to where all of them have spoken. True when the client has its answer."""

@@ -33,7 +33,9 @@ Place = tuple[int, int]  # (n, partition)
 
 META = b"standings"
 NODE_ID_BYTES = 16
-_NEEDS_MAX = 64  # lists of nodes in the needs of one place, and nodes in each: more than any cluster has of replicas
+LISTS_MAX = 8  # of nodes, in the needs of one place; more of them become one list of which all nodes are needed
+NODES_MAX = 512  # in a list
+PAGE_LISTS_MAX = 512  # in the needs of all places of a page, 64 of them
 _FORMAT = 1
 _HEAD = struct.Struct(">BIII")
 _MEMBER = struct.Struct(">16sIH")
@@ -86,13 +88,13 @@ def helpers(recovering: Mapping[NodeId, Needs], owners: Collection[NodeId]) -> s
 
 def checked(value: Any) -> Needs:
     """The needs in a peer's message. Raises ProtocolError."""
-    if type(value) is not tuple or len(value) > _NEEDS_MAX:
+    if type(value) is not tuple or len(value) > PAGE_LISTS_MAX:
         raise ProtocolError("needs are an array")
     for each in value:
         if type(each) is not tuple or len(each) != 2 or type(each[0]) is not int or type(each[1]) is not tuple:
             raise ProtocolError("a need is [count, node ids]")
         count, nodes = each
-        if not 0 < count <= len(nodes) <= _NEEDS_MAX or any(type(node) is not bytes or len(node) != NODE_ID_BYTES for node in nodes):
+        if not 0 < count <= len(nodes) <= NODES_MAX or any(type(node) is not bytes or len(node) != NODE_ID_BYTES for node in nodes):
             raise ProtocolError("a need counts at least one of its nodes, and no more than it has")
     return value
 
@@ -143,7 +145,11 @@ class Standings:
             r, w = _quorums(len(owners), len(past), cluster, definition)
             if not past or (node_id in past and r + w > len(past)):
                 continue  # what was acknowledged before meets each read that is to come: this owner is what it was
-            self.needs[n, partition] = united((self.needs.get((n, partition), ()), ((max(1, len(past) - w + 1), past),)))
+            needs = united((self.needs.get((n, partition), ()), ((max(1, len(past) - w + 1), past),)))
+            if len(needs) > LISTS_MAX:  # asking for more than is needed is always right
+                everybody = tuple(sorted({node for _, nodes in needs for node in nodes}))
+                needs = ((len(everybody), everybody),)
+            self.needs[n, partition] = needs
 
     def pulled(self, place: Place, nodes: Mapping[NodeId, Needs], node_id: NodeId) -> None:
         """Everything that these nodes hold of the place is here; each with what it needed itself."""

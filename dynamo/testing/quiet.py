@@ -27,8 +27,9 @@ class Quiet:
 
     def __init__(self, cluster: SimulatedCluster) -> None:
         self.cluster = cluster
-        self._asked: dict[tuple[bytes, bytes, int], tuple[_Sent, int]] = {}  # (sender, target, request id) -> what was sent, and its purpose
-        self._acknowledged: dict[_Sent, int] = {}  # how often
+        self._asked: dict[tuple[bytes, bytes, int], tuple[_Sent, int | None]] = {}  # (sender, target, request id) -> what was sent; its purpose, if again
+        self._acknowledged: set[_Sent] = set()
+        self._again: dict[tuple[_Sent, int], int] = {}  # how often each was acknowledged again, by purpose
 
     def sending(self, node: Node, destination: Source, message: Message) -> None:
         """A node sends a REPLICATE or REPLICATE_REPLY."""
@@ -39,13 +40,17 @@ class Quiet:
             sent = node.node_id, node.boots, destination, other.boots, message[2], message[3], hash(message[4])
             if len(self._asked) >= _REMEMBERED_MAX:
                 self._asked.clear()
-            self._asked[node.node_id, destination, message[1]] = sent, message[5]
+            self._asked[node.node_id, destination, message[1]] = sent, message[5] if sent in self._acknowledged else None
         elif message[0] == m.REPLICATE_REPLY and message[2] == 0 and message[3] == m.OWNER:
             asked = self._asked.pop((destination, node.node_id, message[1]), None)
             if asked is not None and asked[0][3] == node.boots:
-                sent, purpose = asked
-                times = self._acknowledged[sent] = self._acknowledged.get(sent, 0) + 1
-                if times == _AGAIN_MAX[purpose] + 2:
-                    place = self.cluster.key_text(sent[4], sent[5])
-                    text = f"{node} acknowledged the record of {place} to {other} {times} times"
-                    self.cluster.observer.violations.append(Violation("quiet", text, time=self.cluster.world.now))
+                self._acknowledged.add(asked[0])
+                if asked[1] is not None:
+                    self._count(node, other, asked[0], asked[1])
+
+    def _count(self, node: Node, sender: Node, sent: _Sent, purpose: int) -> None:
+        times = self._again[sent, purpose] = self._again.get((sent, purpose), 0) + 1
+        if times == _AGAIN_MAX[purpose] + 1:
+            place = self.cluster.key_text(sent[4], sent[5])
+            text = f"{node} was sent the record of {place} by {sender} {times} times after it had acknowledged it, and acknowledged it again"
+            self.cluster.observer.violations.append(Violation("quiet", text, time=self.cluster.world.now))

@@ -51,7 +51,7 @@ TOMBSTONES = array_of("[actor, counter, time]", _TOMBSTONE.check_array)
 _SCANNED = Shape("scan entry", [("key", BYTES), ("token", BYTES), ("siblings", SIBLINGS), ("cursor", BYTES)], first=0)
 _SCANNED_ROW = Shape("scanned row", [("row_key", BYTES), ("key", BYTES), ("record", BYTES)], first=0)
 _TREE_KEY = Shape("key of a tree", [("bucket", BYTES), ("key", BYTES), ("digest", BYTES)], first=0)
-_NEED = Shape("needs of a partition", [("partition", U32), ("needs", array_of("[count, node ids]", _check_needs, high=64))], first=0)
+_NEED = Shape("needs of a partition", [("partition", U32), ("needs", array_of("[count, node ids]", _check_needs, high=8))], first=0)
 _PUT_ENTRY = Shape("PUT_MANY entry", [("key", BYTES), ("value", BYTES_OR_NIL), ("context", BYTES_OR_NIL), ("operation", ID)], first=0)
 KEY = [("bucket", BYTES), ("key", BYTES)]
 TIME = ("time_ms", U32)  # the time remaining
@@ -173,7 +173,7 @@ SHAPES: dict[int, Shape] = {
         [("code", U32), ("entries", array_of("[bucket, key, 8 bytes of the digest]", _TREE_KEY.check_array)), ("cut", BYTES)],
     ),
     m.RECOVER: Shape("RECOVER", [*RING, ("n", U32), ("partitions", INDEXES)]),
-    m.RECOVER_REPLY: Shape("RECOVER_REPLY", [("code", U32), ("recovering", array_of("[partition, needs]", _NEED.check_array))]),
+    m.RECOVER_REPLY: Shape("RECOVER_REPLY", [("code", U32), ("recovering", array_of("[partition, needs]", _NEED.check_array)), ("spoken", U32)]),
     m.PART: Shape("PART", [("last", FLAG), ("data", BYTES)]),
 }  # fmt: skip
 

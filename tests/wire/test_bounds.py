@@ -83,7 +83,7 @@ def status():
         def partitions_of(self, node):
             return PARTITIONS_MAX
 
-    return encode_document(Desk(cluster(), membership, Ring, lambda node: False, lambda node: False, dict).cluster_status())
+    return encode_document(Desk(cluster(), membership, Ring, lambda node: False, lambda node: False, dict, lambda node: U32).cluster_status())
 
 
 def named(count):
@@ -131,6 +131,10 @@ LARGEST = {
     m.TREE_NODES_REPLY: lambda: (m.TREE_NODES_REPLY, U64, 0, tuple(range(32)), bytes(8 * 1024)),
     m.TREE_KEYS: lambda: (m.TREE_KEYS, U64, U32, U32, tuple(range(1024)), ROW_KEY, ROW_KEY),
     m.TREE_KEYS_REPLY: lambda: (m.TREE_KEYS_REPLY, U64, 0, ((BUCKET, KEY, bytes(8)),) * SETTINGS.keys_per_listing, ROW_KEY),
+    m.OFFER: lambda: (m.OFFER, U64, ((BUCKET, KEY, ID),) * SETTINGS.handoff_window, 3, *RING),
+    m.OFFER_REPLY: lambda: (m.OFFER_REPLY, U64, 0, 3, tuple(range(SETTINGS.handoff_window)), *RING),
+    m.RECOVER: lambda: (m.RECOVER, U64, *RING, U32, (U32,) * 64),
+    m.RECOVER_REPLY: lambda: (m.RECOVER_REPLY, U64, 0, ((U32, ((64, (ID,) * 64),) * 8),) * 2 + ((U32, ((1, (ID,)),)),) * 62, 64),
     m.PART: lambda: (m.PART, 0, False, bytes(PART_BYTES)),
 }  # fmt: skip
 
