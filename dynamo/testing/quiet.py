@@ -27,7 +27,8 @@ class Quiet:
 
     def __init__(self, cluster: SimulatedCluster) -> None:
         self.cluster = cluster
-        self._asked: dict[tuple[bytes, bytes, int], tuple[_Sent, int | None]] = {}  # (sender, target, request id) -> what was sent; its purpose, if again
+        self._asked: dict[tuple[bytes, bytes, int], tuple[_Sent, int, int | None]] = {}
+        """(sender, target, request id) -> what was sent, its purpose, and how often it had been acknowledged again by then; None: never."""
         self._acknowledged: set[_Sent] = set()
         self._again: dict[tuple[_Sent, int], int] = {}  # how often each was acknowledged again, by purpose
 
@@ -40,12 +41,13 @@ class Quiet:
             sent = node.node_id, node.boots, destination, other.boots, message[2], message[3], hash(message[4])
             if len(self._asked) >= _REMEMBERED_MAX:
                 self._asked.clear()
-            self._asked[node.node_id, destination, message[1]] = sent, message[5] if sent in self._acknowledged else None
+            known = self._again.get((sent, message[5]), 0) if sent in self._acknowledged else None
+            self._asked[node.node_id, destination, message[1]] = sent, message[5], known
         elif message[0] == m.REPLICATE_REPLY and message[2] == 0 and message[3] == m.OWNER:
             asked = self._asked.pop((destination, node.node_id, message[1]), None)
             if asked is not None and asked[0][3] == node.boots:
                 self._acknowledged.add(asked[0])
-                if asked[1] is not None:
+                if asked[2] == self._again.get(asked[:2], 0):  # else it was sent before the last of these acknowledgements
                     self._count(node, other, asked[0], asked[1])
 
     def _count(self, node: Node, sender: Node, sent: _Sent, purpose: int) -> None:
