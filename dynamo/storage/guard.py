@@ -13,10 +13,13 @@ from __future__ import annotations
 
 import fcntl
 import os
+from io import FileIO
+from weakref import WeakSet
 
 from dynamo.errors import ConfigError, StorageFailed
 
-_held: set[int] = set()  # descriptors of this process
+# Files and not descriptors: one that an exception drops is closed.
+_held: WeakSet[FileIO] = WeakSet()
 
 
 class Guard:
@@ -28,22 +31,24 @@ class Guard:
     def __init__(self, path: str) -> None:
         self.path = path
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._file = file = FileIO(path, "r+", opener=_open)
         except OSError as error:
             raise ConfigError(f"cannot open {path}: {error.strerror}; check its owner and permissions") from error
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            status = os.fstat(descriptor)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            status = os.fstat(file.fileno())
         except BlockingIOError as error:
-            here = any(os.path.sameopenfile(descriptor, held) for held in list(_held))
-            os.close(descriptor)
+            here = any(os.path.sameopenfile(file.fileno(), held.fileno()) for held in list(_held) if not held.closed)
+            file.close()
             who = "in this process already, by this name or another" if here else "by another process, which may know it by another name"
             raise ConfigError(f"{path} is in use {who}; stop that, or give another directory") from error
         except OSError as error:
-            os.close(descriptor)
+            file.close()
             raise ConfigError(f"cannot lock {path}: {error.strerror}; the directory needs a file system with locks") from error
-        _held.add(descriptor)
-        self._descriptor: int | None = descriptor
+        except BaseException:
+            file.close()
+            raise
+        _held.add(file)
         self._device, self._inode, self._size = status.st_dev, status.st_ino, status.st_size
 
     def check(self) -> None:
@@ -63,21 +68,23 @@ class Guard:
 
     def _advice(self) -> str:
         """What is left to be done, by whether the file still has a name."""
-        if self._descriptor is not None and os.fstat(self._descriptor).st_nlink:
+        if not self._file.closed and os.fstat(self._file.fileno()).st_nlink:
             return "put it back where it was, and writes go on"
         return "what was written to it is lost when this process ends; read out what is needed, and stop"
 
     def close(self) -> None:
         """Let go of the file."""
-        descriptor, self._descriptor = self._descriptor, None
-        if descriptor is not None:
-            _held.discard(descriptor)
-            os.close(descriptor)
+        self._file.close()
+
+
+def _open(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CREAT, 0o600)
 
 
 def _after_fork_in_child() -> None:
-    while _held:
-        os.close(_held.pop())
+    for file in list(_held):
+        file.close()
+    _held.clear()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
