@@ -14,8 +14,9 @@ import pytest
 from dynamo._core import record as records
 from dynamo.errors import ConfigError, CorruptRecord
 from dynamo.membership import joining
+from dynamo.model import messages as m
 from dynamo.net import admin, handshake, startup
-from dynamo.replication import actor, fitting, handoff, local, put, replica, rows, trees
+from dynamo.replication import actor, fitting, get, handoff, local, put, replica, rows, scan, standings, trees
 from dynamo.replication.actor import ActorLease
 from dynamo.testing import addresses, wire_bounds
 from dynamo.wire import parts
@@ -232,6 +233,7 @@ def hints_promised_and_not_kept(patch: pytest.MonkeyPatch) -> None:
     from dynamo.replication.hinted_handoff import Hints
 
     patch.setattr(Hints, "add", lambda self, core, target, row_key, record_bytes: True)
+    patch.setattr(handoff.Handoff, "changed", lambda self, core, changes: None)  # which sees to rows that nobody hints at
 
 
 @bug
@@ -252,13 +254,7 @@ def hints_dropped_by_any_acknowledgement(patch: pytest.MonkeyPatch) -> None:
 @bug
 def rows_dropped_when_one_owner_has_them(patch: pytest.MonkeyPatch) -> None:
     """A foreign row goes with the first owner's acknowledgement."""
-    good = handoff.PendingHandoff.on_reply
-
-    def on_reply(self: Any, core: Any, source: bytes, message: Any) -> bool:
-        self.waiting = {source}
-        return good(self, core, source, message)
-
-    patch.setattr(handoff.PendingHandoff, "on_reply", on_reply)
+    patch.setattr(handoff.Handoff, "_drop_if_all_have", lambda self, core, row_key, row: core.rows.drop(row_key))
 
 
 @bug
@@ -399,6 +395,55 @@ def weak_acknowledgements_count(patch: pytest.MonkeyPatch) -> None:
     """A refusal of a replica counts as its acknowledgement."""
     good = put.PendingPut.on_reply
     patch.setattr(put.PendingPut, "on_reply", lambda self, core, source, message: good(self, core, source, (*message[:2], 0, *message[3:])))
+
+
+# --- a ring that grows ----------------------------------------------------------------------------------------------------------------
+
+
+@bug
+def newcomers_answer_at_once(patch: pytest.MonkeyPatch) -> None:
+    """Who becomes an owner answers for the partition from then on, whatever it has of it."""
+    patch.setattr(standings.Standings, "follow", lambda self, *arguments: None)
+
+
+@bug
+def recovering_owners_stand_for_themselves(patch: pytest.MonkeyPatch) -> None:
+    """A coordinator counts an owner that says whom it needs as if it needed nobody."""
+    patch.setattr(get, "satisfied", lambda replied, recovering: set(replied))
+    patch.setattr(scan, "satisfied", lambda replied, recovering: set(replied))
+
+
+@bug
+def whole_after_the_first_pull(patch: pytest.MonkeyPatch) -> None:
+    """An owner that needs two others is whole when it has pulled from one."""
+
+    def pulled(self: Any, place: Any, nodes: Any, node_id: bytes) -> None:
+        self.version += self.needs.pop(place, None) is not None
+
+    patch.setattr(standings.Standings, "pulled", pulled)
+
+
+@bug
+def pulls_that_pull_nothing(patch: pytest.MonkeyPatch) -> None:
+    """An owner that has asked what others need is whole, and has their rows from nobody."""
+    from dynamo.replication import recovery
+
+    good = recovery.PendingPull.on_reply
+
+    def on_reply(self: Any, core: Any, source: bytes, message: Any) -> bool:
+        if message[0] == m.RECOVER_REPLY and source == self.peer and not message[2]:
+            return self._end(core, agreed=True)
+        return good(self, core, source, message)
+
+    patch.setattr(recovery.PendingPull, "on_reply", on_reply)
+
+
+@bug
+def what_was_acknowledged_is_not_noted(patch: pytest.MonkeyPatch) -> None:
+    """An owner's acknowledgement of a row that was kept for it is heard and forgotten."""
+    from dynamo.replication.acknowledged import Acknowledged
+
+    patch.setattr(Acknowledged, "has", lambda self, partition, owner, row_key: None)
 
 
 # --- who is behind an address ---------------------------------------------------------------------------------------------------------
