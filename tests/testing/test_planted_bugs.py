@@ -51,6 +51,11 @@ SEEDS: dict[str, tuple[int, int]] = {
     "answers_without_a_bound": (1001, 80),
     "tokens_of_a_part_cover_all": (1001, 48),
     "parts_out_of_order": (1001, 16),
+    "newcomers_answer_at_once": (1021, 60),
+    "recovering_owners_stand_for_themselves": (1021, 60),
+    "pulls_that_pull_nothing": (1021, 60),
+    "whole_after_the_first_pull": (1035, 160),
+    "what_was_acknowledged_is_not_noted": (1000, 8),
 }
 
 
