@@ -483,7 +483,8 @@ def test_a_peer_that_does_not_know_the_secret_is_no_peer(address: str) -> None:
         with Raw(address) as raw:
             raw.send(message_of(hello))
             reply = raw.receive()
-            assert reply is not None and (reply[0], reply[2]) == (m.ERROR, errors.ConfigError.code), name
+            code = errors.InvalidRequest.code if name == "this node's own id" else errors.ConfigError.code  # a second process, perhaps an old one
+            assert reply is not None and (reply[0], reply[2]) == (m.ERROR, code), name
             assert secret not in encode(reply) and raw.receive() is None, name
     with Raw(address, message_of(sign(peer, secret))) as raw:
         assert raw.hello[11] == node_id  # and who knows it is
