@@ -239,3 +239,9 @@ def run(test: Callable[[], Any], clock: Any = None) -> None:
                 _opened.pop().stream.socket.close()
 
     trio.run(limited, clock=clock)
+
+
+def recovering(node: Any) -> bool:
+    """Whether a node of this process does not hold all it owns yet, or does not know whether the others have its ring."""
+    core = node._parts.replica.core
+    return bool(core.standings.needs) or not core.adopted.whole

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 import trio
-from rig import greeted, run
+from rig import greeted, recovering, run
 from test_node import get, node, put, stored, values
 
 from dynamo.errors import StorageFailed
@@ -130,6 +130,7 @@ def test_one_replica_acknowledges_from_its_disk_and_the_client_does_not_wait_for
                 nodes = (first, second, third)
                 for one in nodes:
                     await one.ready()
+                await until(lambda: not any(recovering(one) or one.metrics()["requests_pending"] for one in nodes))
                 gates = [Gate(one) for one in nodes]
                 for gate in gates:
                     gate.open.clear()

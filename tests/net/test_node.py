@@ -10,7 +10,7 @@ import uuid
 
 import pytest
 import trio
-from rig import connect, greeted, run
+from rig import connect, greeted, recovering, run
 
 from dynamo.config import NodeConfig
 from dynamo.errors import ConfigError, ConnectionFailed, StorageFailed
@@ -429,6 +429,8 @@ def test_a_put_that_waits_for_another_node_is_answered_before_the_node_stops(tmp
                 with trio.CancelScope() as scope:
                     async with node(tmp_path / "1", join=[two.address], durability="relaxed") as one:
                         await one.ready()
+                        while recovering(one):
+                            await trio.sleep(0.002)
                         engine.commit = slow
                         caller = await greeted(one.address)
                         await caller.send(put(b"k", b"v", w=2))

@@ -231,10 +231,10 @@ def test_a_forked_child_does_not_keep_the_file(tmp_path: Path) -> None:
         reader, writer = os.pipe()
         if os.fork() == 0:
             os.close(writer)
+            print("ready", flush=True)  # the child: it has let go of its copies
             os.read(reader, 1)
             time.sleep(5)
             os._exit(0)
-        print("ready", flush=True)
         sys.stdin.read()
         os._exit(0)
     """
