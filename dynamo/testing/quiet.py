@@ -1,7 +1,8 @@
 """Whether what was delivered is sent again: records handed to a node that has acknowledged that very record to the same sender.
 
 A reply may be lost and a hand-over cross another one, so a few times are no fault. Under one boot of both more than that is work without an end. What
-is not answered is sent for the want of an answer, and does not count.
+is not answered is sent for the want of an answer, and does not count. Nor is it the same work where the sender was given the key anew meanwhile, or wrote
+it: whoever stands in for others and gets a retry has to see to them again. Only calms count, for in a storm nodes restart all the time, and commits fail.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 _AGAIN_MAX = {m.PURPOSE_HANDOFF: 5, m.PURPOSE_READ_REPAIR: 20, m.PURPOSE_ANTI_ENTROPY: 5}
 _REMEMBERED_MAX = 20_000
 
-_Sent = tuple[bytes, int, bytes, int, bytes, bytes, int]  # sender and its boot, target and its boot, bucket, key, hash of the record
+_Sent = tuple[bytes, int, bytes, int, bytes, bytes, int]  # sender and its boot, target and its boot, bucket, key, hash of the record and of the occasion
 
 
 class Quiet:
@@ -30,6 +31,7 @@ class Quiet:
         self._asked: dict[tuple[bytes, bytes, int], tuple[_Sent, int, int | None]] = {}
         """(sender, target, request id) -> what was sent, its purpose, and how often it had been acknowledged again by then; None: never."""
         self._acknowledged: set[_Sent] = set()
+        self._given: dict[tuple[bytes, bytes, bytes], int] = {}  # how often each node was given a key, or wrote it
         self._again: dict[tuple[_Sent, int], int] = {}  # how often each was acknowledged again, by purpose
 
     def sending(self, node: Node, destination: Source, message: Message) -> None:
@@ -37,8 +39,12 @@ class Quiet:
         if type(destination) is not bytes or destination not in self.cluster.nodes:
             return
         other = self.cluster.nodes[destination]
+        if message[0] == m.REPLICATE:
+            for given in (destination, *([node.node_id] if message[5] == m.PURPOSE_WRITE else [])):
+                self._given[given, message[2], message[3]] = self._given.get((given, message[2], message[3]), 0) + 1
         if message[0] == m.REPLICATE and message[5] in _AGAIN_MAX:
-            sent = node.node_id, node.boots, destination, other.boots, message[2], message[3], hash(message[4])
+            occasion = self._given.get((node.node_id, message[2], message[3]), 0)
+            sent = node.node_id, node.boots, destination, other.boots, message[2], message[3], hash((message[4], occasion))
             if len(self._asked) >= _REMEMBERED_MAX:
                 self._asked.clear()
             known = self._again.get((sent, message[5]), 0) if sent in self._acknowledged else None
@@ -47,7 +53,7 @@ class Quiet:
             asked = self._asked.pop((destination, node.node_id, message[1]), None)
             if asked is not None and asked[0][3] == node.boots:
                 self._acknowledged.add(asked[0])
-                if asked[2] == self._again.get(asked[:2], 0):  # else it was sent before the last of these acknowledgements
+                if asked[2] == self._again.get(asked[:2], 0) and not self.cluster.storm:  # else it was sent before the last of these acknowledgements
                     self._count(node, other, asked[0], asked[1])
 
     def _count(self, node: Node, sender: Node, sent: _Sent, purpose: int) -> None:
