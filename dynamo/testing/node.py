@@ -199,6 +199,8 @@ class Node:
         world = self.world
         world.delivered += 1
         world.fold(self.number, message[0] + (message[1] << 8))
+        if message[0] == m.REPLICATE_REPLY:
+            self.cluster.observer.quiet.arrived(self, source, message)
         if world.log is not None:
             world.log.append(f"{world.now:11.6f} {self.cluster.name_of(source)} -> {self.name} {self.cluster.describe(message)}")
         if self.paused or self._poll_s:

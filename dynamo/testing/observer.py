@@ -42,7 +42,7 @@ class Observer:
         self.cluster = cluster
         self._ring_changes = cluster.ring_changes
         self.violations: list[Violation] = []
-        self._quiet = Quiet(cluster)
+        self.quiet = Quiet(cluster)
         self.holders: dict[Dot, int] = {}  # which nodes' disks ever held the version, or its successor, as a bit set
         self._asked: dict[tuple[bytes, int], tuple[bytes, bytes, bytes]] = {}  # (asker, request id) -> (bucket, key, record sent or b"")
         self._parsed: dict[bytes, tuple[Dot, ...]] = {}  # record -> the dots of its versions
@@ -61,7 +61,7 @@ class Observer:
         """A node sends a message, of the `WATCHED` kinds."""
         kind = message[0]
         if kind in (m.REPLICATE, m.REPLICATE_REPLY):
-            self._quiet.sending(node, destination, message)
+            self.quiet.sending(node, destination, message)
         if kind == m.REPLICATE:
             self._ask(node, message[1], message[2], message[3], message[4])
             self._parse(message[2], message[3], message[4])

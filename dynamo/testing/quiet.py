@@ -1,8 +1,8 @@
-"""Whether what was delivered is sent again: records handed to a node that has acknowledged that very record to the same sender.
+"""Whether what was delivered is sent again: records handed to a node whose acknowledgement of that very record has arrived at the same sender.
 
-A reply may be lost and a hand-over cross another one, so a few times are no fault. Under one boot of both more than that is work without an end. What
-is not answered is sent for the want of an answer, and does not count. Nor is it the same work where the sender was given the key anew meanwhile, or wrote
-it: whoever stands in for others and gets a retry has to see to them again. Only calms count, for in a storm nodes restart all the time, and commits fail.
+A hand-over may cross another one, and in a storm nodes restart and commits fail, so a few times are no fault. Under one boot of both, in calms, more than
+that is work without an end. What is not answered is sent for the want of an answer, and does not count. Nor is it the same work where the sender was given
+the key anew meanwhile, or wrote it: whoever stands in for others and gets a retry has to see to them again.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Quiet:
         self._again: dict[tuple[_Sent, int], int] = {}  # how often each was acknowledged again, by purpose
 
     def sending(self, node: Node, destination: Source, message: Message) -> None:
-        """A node sends a REPLICATE or REPLICATE_REPLY."""
+        """A node sends a REPLICATE."""
         if type(destination) is not bytes or destination not in self.cluster.nodes:
             return
         other = self.cluster.nodes[destination]
@@ -49,12 +49,16 @@ class Quiet:
                 self._asked.clear()
             known = self._again.get((sent, message[5]), 0) if sent in self._acknowledged else None
             self._asked[node.node_id, destination, message[1]] = sent, message[5], known
-        elif message[0] == m.REPLICATE_REPLY and message[2] == 0 and message[3] == m.OWNER:
-            asked = self._asked.pop((destination, node.node_id, message[1]), None)
-            if asked is not None and asked[0][3] == node.boots:
-                self._acknowledged.add(asked[0])
-                if asked[2] == self._again.get(asked[:2], 0) and not self.cluster.storm:  # else it was sent before the last of these acknowledgements
-                    self._count(node, other, asked[0], asked[1])
+
+    def arrived(self, node: Node, source: Source, message: Message) -> None:
+        """A REPLICATE_REPLY has arrived."""
+        if type(source) is not bytes or message[2] or message[3] != m.OWNER:
+            return
+        asked = self._asked.pop((node.node_id, source, message[1]), None)
+        if asked is not None and asked[0][1] == node.boots:
+            self._acknowledged.add(asked[0])
+            if asked[2] == self._again.get(asked[:2], 0) and not self.cluster.storm:  # else it was sent before the last of these acknowledgements
+                self._count(self.cluster.nodes[source], node, asked[0], asked[1])
 
     def _count(self, node: Node, sender: Node, sent: _Sent, purpose: int) -> None:
         times = self._again[sent, purpose] = self._again.get((sent, purpose), 0) + 1
