@@ -278,9 +278,26 @@ def _overwrite(core: Core, reply_to: ReplyTo, message: Message, route: Route) ->
     begin_repair(core, bucket, key, [core.node_id, *(node for node in route.owners if node != core.node_id)], done)
 
 
-def coordinate_put(core: Core, reply_to: ReplyTo, message: Message, place: Place | None = None, overwrite: bool = False) -> None:
+def _learn_first(core: Core, reply_to: ReplyTo, message: Message, route: Route) -> None:
+    """A write that builds on what this node holds, which does not hold all yet: first read the key from those it needs and the other owners. It goes on
+    when they have answered or had their time, for it is accepted in any case."""
+    bucket, key = message[2:4]
+    until = core.now + message[9] / 1000.0
+
+    def done(core: Core, read: PendingGet, _: int, __: list[bytes]) -> None:
+        coordinate_put(core, reply_to, (*message[:9], max(1, int((until - core.now) * 1000)), *message[10:]), learned=True)
+
+    needed_nodes = {node for _, nodes in route.needs for node in nodes}
+    nodes = sorted(node for node in needed_nodes.union(route.peers) if node != core.node_id and core.liveness.up(node))
+    begin_repair(core, bucket, key, [core.node_id, *nodes], done)
+
+
+def coordinate_put(
+    core: Core, reply_to: ReplyTo, message: Message, place: Place | None = None, overwrite: bool = False, learned: bool = False
+) -> None:
     """Take a PUT that this node coordinates. Refuses with a typed error, `maybe_applied` False, before anything is minted. `place`: where the key,
-    which then is a good one, lies. `overwrite`: even where the row here is damaged, for no owner has it whole."""
+    which then is a good one, lies. `overwrite`: even where the row here is damaged, for no owner has it whole. `learned`: it was read from those that
+    this node, which is recovering, needs."""
     _, _, bucket, key, value, token, mode, w, pw, time_ms, operation = message[:11]
     try:
         if place is None:
@@ -294,6 +311,9 @@ def coordinate_put(core: Core, reply_to: ReplyTo, message: Message, place: Place
         if core.stalls.may_have_expired(core, time_ms):
             raise Unavailable("this node was stopped for a while, and the request may be older than its client's patience; try another node")
         required, owners_required = _admit(core, route, definition, w, pw)
+        if route.needs and not learned and (mode == m.MODE_SET or definition.record_kind == records.LAST_WRITE_WINS):
+            _learn_first(core, reply_to, message, route)
+            return
         row = core.rows.load(row_key)
         if isinstance(row, DynamoError):
             if not isinstance(row, CorruptRecord):

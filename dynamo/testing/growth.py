@@ -31,6 +31,7 @@ from dynamo.testing.simulator import SimulatedCluster
 PLACE = Place(b"default")
 _REPORTED_MAX = 5
 _SETTLE_S = 40.0
+_SETTLED_S = 1.0  # after which all owners that can be reached have a write
 Dot = tuple[int, int]
 
 
@@ -61,6 +62,7 @@ class Growth:
         self.world = world
         self.keys = [b"k-%d" % number for number in range(rng.choice((20, 60)))]
         self.acknowledged: dict[bytes, list[tuple[float, Dot]]] = {}  # key -> when each write was, and its dot
+        self.was_set: dict[bytes, float] = {}  # key that one worker alone sets, by no write but sets -> when the last one was acknowledged
         self.violations: list[Violation] = []
         self.reads = self.failures = 0
         self._until = 0.0
@@ -119,7 +121,7 @@ class _Worker:
         """Begin the next operation."""
         if self.world.now < self.growth._until:
             rng, key = self.rng, self.rng.choice(self.growth.keys)
-            verb = rng.choices((self.get, self.write, self.update, self.set, self.scan), (6, 1, 2, 1, 0.5))[0]
+            verb = rng.choices((self.get, self.write, self.update, self.set, self.set_own, self.scan), (6, 1, 2, 1, 1, 0.5))[0]
             self.do(verb(key) if verb != self.scan else self.scan(b""), then=True)
 
     def do(self, verb: Verb[Any], then: bool = False) -> None:
@@ -148,6 +150,20 @@ class _Worker:
     def set(self, key: bytes) -> Verb[None]:
         operation = self.rng.randbytes(OPERATION_BYTES)
         self._wrote(key, (yield from verbs.write(PLACE, key, operation + b"s", None, m.MODE_SET, None, None, operation)))
+
+    def set_own(self, _: bytes) -> Verb[None]:
+        """Set a key that nobody else writes, long enough after the last time for all owners to have that, and see one value."""
+        key, known = b"own-%d" % self.client.number, self.growth.was_set
+        if self.world.now < known.get(key, 0.0) + _SETTLED_S:
+            return
+        operation = self.rng.randbytes(OPERATION_BYTES)
+        known[key] = float("inf")
+        self._wrote(key, (yield from verbs.write(PLACE, key, operation + b"o", None, m.MODE_SET, None, None, operation)))
+        result: Result = yield from verbs.get(PLACE, key)
+        known[key] = self.world.now
+        if len(result.siblings) != 1:
+            text = f"{key.decode()}, which one client sets, has {len(result.siblings)} values"
+            self.growth.violations.append(Violation("siblings", text, time=self.world.now))
 
     def update(self, key: bytes) -> Verb[None]:
         began, operation = self.world.now, self.rng.randbytes(OPERATION_BYTES)
