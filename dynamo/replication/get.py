@@ -453,6 +453,33 @@ def coordinate_get(core: Core, reply_to: ReplyTo, bucket: bytes, key: bytes, r: 
     core.finish_if(pending.request_id, pending.begin(core))
 
 
+class _Then:
+    """Takes the answer of a read that this node makes for itself."""
+
+    __slots__ = ("core", "read", "then")
+
+    def __init__(self, core: Core, then: Callable[[bytes], None]) -> None:
+        self.core = core
+        self.then = then
+        self.read: PendingGet | None = None
+
+    def add(self, slot: int, reply: Message) -> None:
+        """Go on with what was found, which may be nothing, or too little."""
+        assert self.read is not None, "a read was answered before it began"
+        self.then(self.read.merged())
+
+
+def read_then(core: Core, bucket: bytes, key: bytes, place: Place, then: Callable[[bytes], None]) -> None:
+    """Read the key as for a client that asks with the bucket's own R, and go on with the record, or with what there is of it where that fails."""
+    definition, _, route = place
+    required = needed(0, definition.r, core.cluster.r, definition.n or core.cluster.n, core.ring.size)
+    taker = _Then(core, then)
+    reply_to = ReplyTo(core.node_id, 0, batch=taker)
+    read = PendingGet(core, reply_to, bucket, key, place, required, 0, chain(route.orders[0], route.fallbacks), int(core.settings.suspect_after_s * 1000))
+    taker.read = read
+    core.finish_if(read.request_id, read.begin(core))
+
+
 def repair_from_peers(core: Core, bucket: bytes, key: bytes) -> None:
     """Read a key whose row here is damaged from the other owners, and put what they hold in its place."""
     _, _, route = core.place(bucket, key)

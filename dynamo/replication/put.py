@@ -23,7 +23,8 @@ from dynamo.model.row import Row
 from dynamo.replication import tokens
 from dynamo.replication.causes import cause, damaged
 from dynamo.replication.core import Core, Place, ReplyTo
-from dynamo.replication.get import PendingGet, begin_repair
+from dynamo.replication.get import PendingGet, begin_repair, read_then
+from dynamo.replication.local import merge_in
 from dynamo.replication.operations import Version
 from dynamo.replication.quorum import FAILED, MET, PENDING, needed
 from dynamo.replication.routes import Route
@@ -278,23 +279,25 @@ def _overwrite(core: Core, reply_to: ReplyTo, message: Message, route: Route) ->
     begin_repair(core, bucket, key, [core.node_id, *(node for node in route.owners if node != core.node_id)], done)
 
 
-def _learn_first(core: Core, reply_to: ReplyTo, message: Message, route: Route) -> None:
-    """A write that builds on what this node holds, which does not hold all yet: first read the key from those it needs and the other owners. It goes on
-    when they have answered or had their time, for it is accepted in any case."""
+def _learn_first(core: Core, reply_to: ReplyTo, message: Message, place: Place) -> None:
+    """A write that builds on what this node holds, which does not hold all yet: first read the key as for a client. The write goes on when that was
+    answered or had its time, for it is accepted in any case."""
     bucket, key = message[2:4]
+    _, row_key, route = place
     until = core.now + message[9] / 1000.0
 
-    def done(core: Core, read: PendingGet, _: int, __: list[bytes]) -> None:
+    def then(record: bytes) -> None:
+        try:
+            if record:
+                merge_in(core, row_key, bucket, key, route.standing, record)
+        except DynamoError as error:
+            core.count(f"read_repair_failed_{type(error).__name__}")
         coordinate_put(core, reply_to, (*message[:9], max(1, int((until - core.now) * 1000)), *message[10:]), learned=True)
 
-    needed_nodes = {node for _, nodes in route.needs for node in nodes}
-    nodes = sorted(node for node in needed_nodes.union(route.peers) if node != core.node_id and core.liveness.up(node))
-    begin_repair(core, bucket, key, [core.node_id, *nodes], done)
+    read_then(core, bucket, key, place, then)
 
 
-def coordinate_put(
-    core: Core, reply_to: ReplyTo, message: Message, place: Place | None = None, overwrite: bool = False, learned: bool = False
-) -> None:
+def coordinate_put(core: Core, reply_to: ReplyTo, message: Message, place: Place | None = None, overwrite: bool = False, learned: bool = False) -> None:
     """Take a PUT that this node coordinates. Refuses with a typed error, `maybe_applied` False, before anything is minted. `place`: where the key,
     which then is a good one, lies. `overwrite`: even where the row here is damaged, for no owner has it whole. `learned`: it was read from those that
     this node, which is recovering, needs."""
@@ -312,7 +315,7 @@ def coordinate_put(
             raise Unavailable("this node was stopped for a while, and the request may be older than its client's patience; try another node")
         required, owners_required = _admit(core, route, definition, w, pw)
         if route.needs and not learned and (mode == m.MODE_SET or definition.record_kind == records.LAST_WRITE_WINS):
-            _learn_first(core, reply_to, message, route)
+            _learn_first(core, reply_to, message, place)
             return
         row = core.rows.load(row_key)
         if isinstance(row, DynamoError):

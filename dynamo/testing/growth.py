@@ -47,7 +47,7 @@ class Growth:
         cluster = Cluster(cluster_id=rng.randbytes(16), secret=rng.randbytes(32), seed=rng.getrandbits(64), partitions=rng.choice((8, 16, 32)), n=n)
         faults = Faults.none().but(
             delay_mean_s=rng.choice((0.0005, 0.002, 0.01)), commit_s=rng.choice((0.0005, 0.003)), reorder=rng.random() < 0.5,
-            poll_s=rng.choice((0.0, 0.0, 0.002)),
+            poll_s=rng.choice((0.0, 0.0, 0.002)), late_joiners=self.joins,
         )  # fmt: skip
         # Long enough that nobody takes a slow answer for a dead node: a fallback would be right to answer then.
         settings = Settings(
