@@ -178,6 +178,8 @@ class Handoff:
         again, self._still_here = self._still_here, set()
         for row_key in sorted(again):
             row = core.rows.load(row_key)
+            if isinstance(row, CorruptRecord):
+                core.want_repair(row_key)
             if isinstance(row, DynamoError) or core.rows.held(row_key) is not None:
                 self._still_here.add(row_key)  # not known, or changing just now: what it will be then may not be what they have
             elif row is not None and not _owned(core, row_key, row):

@@ -183,6 +183,19 @@ def test_a_damaged_row_that_is_kept_does_not_hold_up_the_others() -> None:
     assert not table  # repaired from the owners, then handed over
 
 
+def test_a_row_that_is_damaged_while_its_removal_fails_is_repaired_and_removed() -> None:
+    rig = Listening(4, handoff_retry_s=1.0)
+    keeper, keys, _ = foreign(rig, 10)
+    rig.nodes[keeper].fail_commits = StorageFull("full")
+    rig.pass_time(10)  # the owners have it all, and the keeper cannot drop it
+    table = rig.nodes[keeper].objects
+    row_key = rig.row_key(keys[0])
+    table[row_key] = table[row_key][:-1] + bytes([table[row_key][-1] ^ 1])
+    rig.nodes[keeper].fail_commits = None
+    rig.pass_time(60)
+    assert not table
+
+
 @pytest.mark.parametrize("fails", ["target", "own"])
 def test_a_hint_is_replayed_less_and_less_often_where_that_does_not_help(fails: str) -> None:
     rig = Listening(4, hint_retry_s=1.0, handoff_retry_s=1.0)
