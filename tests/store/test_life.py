@@ -52,6 +52,25 @@ def test_a_copy_of_a_store_that_was_cut_off_begins_a_new_actor(tmp_path: Path) -
     assert child(CUT_OFF, str(tmp_path / "a"), "synced").stdout != actor
 
 
+def test_a_store_that_was_cut_off_after_a_commit_failed_begins_a_new_actor(tmp_path: Path) -> None:
+    """What left it before its end may not be on the disk."""
+    failing = """if True:
+        import os, sys, dynamo
+        store = dynamo.open(sys.argv[1])
+        print(store.set("k", b"v").dot.actor, flush=True)
+        def fail(group):
+            raise dynamo.StorageFailed("the disk is gone")
+        store._engine.commit = fail
+        try:
+            store.set("k", b"w", timeout=0.1)
+        except dynamo.StorageFailed:
+            os._exit(9)
+    """
+    done = child(failing, str(tmp_path))
+    assert done.returncode == 9, done.stderr
+    assert child(CUT_OFF, str(tmp_path), "synced").stdout not in ("", done.stdout)
+
+
 def test_tokens_of_lives_that_are_over_stay_valid_and_siblings_exact(tmp_path: Path) -> None:
     def life() -> dynamo.Store:
         return dynamo.open(tmp_path, durability="relaxed")
