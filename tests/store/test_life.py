@@ -17,6 +17,7 @@ import pytest
 
 import dynamo
 from dynamo._core import record as records
+from dynamo.replication import tokens
 
 CUT_OFF = (
     "import os, sys, dynamo\nstore = dynamo.open(sys.argv[1], durability=sys.argv[2])\nprint(store.set('k', b'v').dot.actor)\nsys.stdout.flush()\nos._exit(9)"
@@ -83,6 +84,8 @@ def test_tokens_of_lives_that_are_over_stay_valid_and_siblings_exact(tmp_path: P
     with dynamo.open(path) as store:  # another actor
         seen = store.put("k", b"2", context=old)
         assert ranges(store) == 1
+        core = store._replica.core  # what the token tells of the life that is over is replaced, and would grow with each
+        assert len(tokens.unseal(core.cluster.secret, b"default\0k", records.SIBLINGS, seen.token)[1]) == 24
         store.put("k", b"3", context=old)  # stale: it has not seen the second
         assert sorted(store.get("k").values) == [b"2", b"3"]
     shutil.copytree(path, tmp_path.parent / "last")
