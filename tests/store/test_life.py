@@ -53,6 +53,24 @@ def test_a_copy_of_a_store_that_was_cut_off_begins_a_new_actor(tmp_path: Path) -
     assert child(CUT_OFF, str(tmp_path / "a"), "synced").stdout != actor
 
 
+def test_a_backup_of_before_a_longer_lease_begins_a_new_actor(tmp_path: Path) -> None:
+    """Written over the file in place, by whoever was cut off: counters behind the shorter lease were minted already."""
+    extending = """if True:
+        import os, shutil, sys, dynamo
+        store = dynamo.open(sys.argv[1])
+        print(store.set("k", b"v").dot.actor, flush=True)
+        shutil.copyfile(sys.argv[1] + "/data.mdb", sys.argv[2])
+        store._actor.issued = store._actor.lease_end - 1  # as after a million writes
+        store.set("k", b"w")
+        store.set("k", b"x")
+        os._exit(9)
+    """
+    done = child(extending, str(tmp_path / "a"), str(tmp_path / "old"))
+    assert done.returncode == 9, done.stderr
+    (tmp_path / "a" / "data.mdb").write_bytes((tmp_path / "old").read_bytes())
+    assert child(CUT_OFF, str(tmp_path / "a"), "synced").stdout not in ("", done.stdout)
+
+
 def test_a_store_that_was_cut_off_after_a_commit_failed_begins_a_new_actor(tmp_path: Path) -> None:
     """What left it before its end may not be on the disk."""
     failing = """if True:
