@@ -253,6 +253,19 @@ def test_a_forked_child_closes_a_client_whatever_a_thread_of_the_parent_was_doin
         assert c.get("k").value == b"v"
 
 
+def test_a_child_that_closes_the_client_leaves_the_connection_to_a_call_of_the_parent(start: Start) -> None:
+    answer, ended = store(), list[int]()
+
+    def script(message: Any) -> Any:
+        ended.append(in_child(c.close))
+        return answer(message)
+
+    node = start(script)
+    with dynamo.Client(node.address) as c:
+        c.set("k", b"v")
+    assert ended == [0] and node.connections == 1
+
+
 # --- the blocking client ----------------------------------------------------------------------------------------------------------------
 
 
@@ -396,6 +409,22 @@ def test_an_unclosed_client_is_one_warning_with_its_addresses_and_the_line(start
             gc.collect()
         texts = [str(each.message) for each in caught if each.category is ResourceWarning]
         assert len(texts) == 1 and f"unclosed {kind}('{node.address}')" in texts[0] and f"{__file__}:" in texts[0]
+
+
+def test_an_unclosed_client_is_warned_of_though_the_loop_that_used_it_is_over(start: Start, run: Any) -> None:
+    node = start(store())
+    c = dynamo.AsyncClient(node.address)
+
+    async def used() -> None:
+        await c.set("k", b"v")
+
+    run(used)
+    run(c.__aenter__)  # in another loop, where it asks nothing
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        del used, c
+        gc.collect()
+    assert [each.category for each in caught] == [ResourceWarning]
 
 
 def test_no_warning_of_a_client_that_was_closed_never_used_or_is_the_parents(start: Start, run: Any) -> None:
