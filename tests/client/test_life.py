@@ -227,7 +227,7 @@ def test_a_fork_within_a_loop_may_close_the_client_and_leaves_the_loop_of_the_pa
 
     async def main() -> None:
         def refused() -> None:
-            with pytest.raises(RuntimeError, match="a copy, by a fork|within a running event loop"):
+            with pytest.raises(RuntimeError, match=r"a copy, by a fork|within a running event loop"):
                 goes(c.get("k"))
 
         async with dynamo.AsyncClient(node.address) as c:
@@ -423,16 +423,15 @@ def test_an_unclosed_client_is_one_warning_with_its_addresses_and_the_line(start
 
 def test_an_unclosed_client_is_warned_of_though_the_loop_that_used_it_is_over(start: Start, run: Any) -> None:
     node = start(store())
-    c = dynamo.AsyncClient(node.address)
 
-    async def used() -> None:
-        await c.set("k", b"v")
+    def use() -> None:
+        c = dynamo.AsyncClient(node.address)
+        run(lambda: c.set("k", b"v"))
+        run(c.__aenter__)  # in another loop, where it asks nothing
 
-    run(used)
-    run(c.__aenter__)  # in another loop, where it asks nothing
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        del used, c
+        use()
         gc.collect()
     assert [each.category for each in caught] == [ResourceWarning]
 
