@@ -33,7 +33,7 @@ def shown(record: bytes, bytes_max: int) -> tuple[Siblings, Tombstones, int, byt
         return siblings, tombstones, time, context, 0
     left = bytes_max - ANSWER_BYTES - len(context)
     live, left = _fitting((len(sibling[0]) + SIBLING_BYTES for sibling in siblings), left)
-    dead, left = _fitting((TOMBSTONE_BYTES for _ in tombstones), left)
+    dead, left = _fitting((TOMBSTONE_BYTES for _ in tombstones), left if live or not siblings else 0)  # none beside a sibling that is larger than there is room
     live = max(live, min(1, len(siblings)))
     dead = max(dead, 1 if not siblings else 0)
     if live == len(siblings) and dead == len(tombstones):

@@ -28,6 +28,7 @@ from interrupting import codes_of, interrupted_at_each_line
 import dynamo
 from dynamo.client.channel import Channel
 from dynamo.client.connection import Connection
+from dynamo.client.core import RetryPolicy
 from dynamo.client.pool import Pool
 from dynamo.client.window import Window
 from dynamo.errors import ConnectionFailed
@@ -103,7 +104,9 @@ def test_a_loop_that_rests_keeps_its_connection_and_another_loop_may_close_it(st
     for loop in (first, second, first, second):
         loop.run_until_complete(c.set("k", b"v"))
     assert node.connections == 2
+    channels = [channel for home in c._homes for channel in home.channels.values()]
     second.run_until_complete(c.close())
+    assert [channel._sock.fileno() for channel in channels] == [-1, -1]
     with pytest.raises(RuntimeError, match="the client is closed"):
         first.run_until_complete(c.get("k"))
     first.close()
@@ -223,8 +226,13 @@ def test_a_fork_within_a_loop_may_close_the_client_and_leaves_the_loop_of_the_pa
         return False
 
     async def main() -> None:
+        def refused() -> None:
+            with pytest.raises(RuntimeError, match=r"a copy, by a fork|within a running event loop"):
+                goes(c.get("k"))
+
         async with dynamo.AsyncClient(node.address) as c:
             await c.set("k", b"v")
+            assert in_child(refused) == 0
             assert in_child(lambda: goes(c.close()) or 1 / 0) == 0
             assert (await c.get("k")).value == b"v" and node.connections == 1
 
@@ -253,6 +261,19 @@ def test_a_forked_child_closes_a_client_whatever_a_thread_of_the_parent_was_doin
         assert c.get("k").value == b"v"
 
 
+def test_a_child_that_closes_the_client_leaves_the_connection_to_a_call_of_the_parent(start: Start) -> None:
+    answer, ended = store(), list[int]()
+
+    def script(message: Any) -> Any:
+        ended.append(in_child(c.close))
+        return answer(message)
+
+    node = start(script)
+    with dynamo.Client(node.address) as c:
+        c.set("k", b"v")
+    assert ended == [0] and node.connections == 1
+
+
 # --- the blocking client ----------------------------------------------------------------------------------------------------------------
 
 
@@ -278,7 +299,8 @@ def test_closing_ends_the_calls_of_other_threads_at_once(start: Start) -> None:
 def test_closing_ends_the_dials_of_other_threads_at_once() -> None:
     outcome = list[Any]()
     with silent_port() as listener:
-        c = dynamo.Client(f"127.0.0.1:{listener.getsockname()[1]}", timeout=60)
+        retry = RetryPolicy(attempt_timeout_s=60, dial_timeout_s=60)
+        c = dynamo.Client(f"127.0.0.1:{listener.getsockname()[1]}", timeout=60, retry=retry)
 
         def work() -> None:
             try:
@@ -291,6 +313,7 @@ def test_closing_ends_the_dials_of_other_threads_at_once() -> None:
         accepted, _ = listener.accept()
         c.close()
         thread.join(20)
+        assert not thread.is_alive()
         accepted.close()
     assert str(outcome[0]) == "the client was closed" and not outcome[0].maybe_applied
 
@@ -396,6 +419,21 @@ def test_an_unclosed_client_is_one_warning_with_its_addresses_and_the_line(start
             gc.collect()
         texts = [str(each.message) for each in caught if each.category is ResourceWarning]
         assert len(texts) == 1 and f"unclosed {kind}('{node.address}')" in texts[0] and f"{__file__}:" in texts[0]
+
+
+def test_an_unclosed_client_is_warned_of_though_the_loop_that_used_it_is_over(start: Start, run: Any) -> None:
+    node = start(store())
+
+    def use() -> None:
+        c = dynamo.AsyncClient(node.address)
+        run(lambda: c.set("k", b"v"))
+        run(c.__aenter__)  # in another loop, where it asks nothing
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        use()
+        gc.collect()
+    assert [each.category for each in caught] == [ResourceWarning]
 
 
 def test_no_warning_of_a_client_that_was_closed_never_used_or_is_the_parents(start: Start, run: Any) -> None:

@@ -129,3 +129,19 @@ def test_parts_that_never_end_count_as_unfinished_and_a_refused_one_is_logged(ca
 
     run(test)
     assert "sent what this node does not take" in caplog.text
+
+
+def test_what_is_too_large_for_a_peer_that_takes_no_parts_is_lost_alone_counted_and_logged(caplog):
+    async def test():
+        a, b = Echo(), Echo()
+        whole = greeting(B)["greeting"]._replace(capabilities=0)
+        async with running(b, node_id=B, greeting=whole) as to, running(a, node_id=A, addresses={B: to.address}, **greeting(A)) as fro:
+            send(fro, B, read(1))
+            await a.until(lambda: a.received)
+            send(fro, B, replicate(2, FRAME_BYTES_MAX), read(3))
+            await b.until(lambda: len(b.received) == 2)
+            assert [message[1] for _, message in b.received] == [1, 3]
+            assert fro.counters["messages_too_large"] == 1 and a.events == [("up", B)]
+
+    run(test)
+    assert f"a message of type {m.REPLICATE} is not sent" in caplog.text

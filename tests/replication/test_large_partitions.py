@@ -131,3 +131,38 @@ def test_a_listing_from_the_start_mends_the_leaf_whatever_it_shows():
     assert whole and rows[0] not in rest
     upto, whole = trees.listed(core, place, frozenset(range(merkle.LEAVES)), until=rest[0][0], limit=1000)
     assert whole and upto == [*rows, rest[0]]
+
+
+def test_neither_end_of_an_exchange_reads_more_keys_than_a_page_has(monkeypatch):
+    pages, listed = [], Trees.listed
+
+    def noted(self, *args, **kwargs):
+        rows, whole = listed(self, *args, **kwargs)
+        pages.append(len(rows))
+        return rows, whole
+
+    monkeypatch.setattr(Trees, "listed", noted)
+    rig = Bounded(3, elements_max=64, keys_per_listing=8, exchange_interval_s=2.0)
+    fill(rig, 200)
+    for node_id in rig.ids[:2]:
+        lose_all(rig, node_id)
+        rig.pass_time(10, step=0.2)
+        assert len(rig.nodes[node_id].objects) == 200
+    assert max(pages) == 8
+
+
+@pytest.mark.parametrize("cut", [b"\0", b"\xff" * 3])
+def test_a_page_that_ends_before_its_beginning_or_behind_what_was_asked_for_ends_the_exchange(cut):
+    class Astray(Bounded):
+        def _send(self, node, messages):
+            super()._send(node, [(to, (*message[:4], cut) if message[0] == m.TREE_KEYS_REPLY else message) for to, message in messages])
+
+    rig = Astray(2, elements_max=64, keys_per_listing=4, exchange_interval_s=100.0)
+    for i in range(100):
+        rig.put(rig.ids[0], b"key-%05d" % i, b"v", w=2)
+    lose_all(rig, max(rig.ids))
+    for node in rig.nodes.values():
+        node.replica.anti_entropy.next_at = rig.now
+    rig.pass_time(1, step=0.1)
+    counters = rig.nodes[min(rig.ids)].replica.core.counters
+    assert counters["exchanges_unfinished"] == 1 and "exchanges_agreed" not in counters

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dynamo._core import record as records
@@ -188,7 +188,28 @@ def test_a_token_of_a_part_covers_what_is_shown_and_nothing_that_is_not(steps, b
     assert {version[:2] for version in records.versions(after)} == {(9, 1)} | (stay if left_out else set())
 
 
+def test_a_version_that_another_of_its_operation_stands_for_is_left_out_with_what_is():
+    """Neither the one nor the other is shown; a token that covered one of them would drop what nobody saw."""
+    record = b""
+    for actor, name, value in ((1, b"o" * 16, b"twice"), (2, b"o" * 16, b"twice"), (3, b"p" * 16, bytes(400))):
+        record = records.merge(record, records.put(b"", b"", actor, 1, 1, 5, name, value, False))
+    siblings, _, _, context, left_out = fitting.shown(record, 0)
+    assert len(records.visible(record)[0]) == 2 and len(siblings) == 1 and left_out == 2
+    assert [actor for actor in (1, 2, 3) if records.context_contains(context, actor, 1)] == [siblings[0][1]]
+
+
+def test_no_answer_has_more_siblings_or_deletions_than_a_client_takes_in_one_array(monkeypatch):
+    monkeypatch.setattr(fitting, "ELEMENTS_MAX", 3)
+    for tombstone in (False, True):
+        record = b""
+        for actor in range(1, 6):
+            record = records.merge(record, records.put(b"", b"", actor, 1, 1, 5, bytes([actor] * 16), b"", tombstone))
+        siblings, tombstones, _, _, left_out = fitting.shown(record, 1 << 20)
+        assert len(tombstones if tombstone else siblings) == 3 and left_out == 2
+
+
 @given(writes, st.integers(300, 3000))
+@example([(1, 214, False, 0), (1, 0, True, 0)], 308)
 def test_a_part_fits_into_the_bytes_it_was_given(steps, bytes_max):
     siblings, tombstones, _, context, _ = fitting.shown(record_of(steps), bytes_max)
     message = (m.GET_REPLY, 1 << 63, 1 << 63, 1 << 63, 1 << 31, context + bytes(18), siblings, tombstones, 1 << 31)

@@ -36,3 +36,15 @@ def test_writes_that_make_nothing_worse_go_on_past_every_limit(alone: bool) -> N
         assert store.stats().get("long_contexts", 0) == (0 if alone else 2) and RANGES_WARNED < 6000
         store.delete("k", blind=True)
         assert not store.get("k").found
+
+
+def test_the_context_of_a_read_tells_of_no_actor_that_is_over_where_there_never_was_a_peer() -> None:
+    with dynamo.open("", durability="memory") as store:
+        core = store._replica.core
+        context = b"".join(actor.to_bytes(8, "big") + (1).to_bytes(8, "big") * 2 for actor in range(1, 100))
+        record = records.put(b"", context, 99, 1, 1, 1, bytes(16), b"v", False)
+        core.rows.stage(core.locate(b"default", b"k")[1], b"default", b"k", record, 0, 0, 0)
+        store.set("other", b"w")  # which commits it
+        for result in (store.get("k"), store.get("k", timeout=10.0), next(store.scan(prefix="k"))):
+            _, shown = tokens.unseal(core.cluster.secret, b"default\0k", records.SIBLINGS, result.context.token)
+            assert result.value == b"v" and records.context_contains(shown, 99, 1) and len(shown) == 24

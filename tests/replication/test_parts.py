@@ -79,6 +79,15 @@ class TestActor:
         restored.durable(restored.encode())
         assert not restored.kept and not restored.contradicted_by(restored.actor, LEASE_BLOCK)
 
+    def test_those_that_minted_in_this_life_are_known_of_many_the_newest(self) -> None:
+        lease = ActorLease.load(None, False, random.Random(1))
+        actors = [lease.actor]
+        for seed in range(2, 22):
+            assert lease.of_this_life == tuple(actors[-16:])
+            lease.renew(random.Random(seed))
+            lease.durable(lease.encode())
+            actors.append(lease.actor)
+
     def test_an_unconfirmed_actor_mints_nothing(self) -> None:
         lease = ActorLease(7, 0, LEASE_BLOCK)
         lease.unconfirmed = True

@@ -136,8 +136,14 @@ def test_the_lock_file_of_lmdb_may_hold_anything(sound: Path, tmp_path: Path) ->
 
 
 def test_the_error_names_the_file_and_what_to_do(sound: Path, tmp_path: Path) -> None:
-    whole = (sound / "data.mdb").read_bytes()
-    (path,) = copies(sound, tmp_path, [with_page(whole.index(b"objects") // PAGE, bytes(PAGE))])
+    def without_tables(data: bytearray) -> bytes:
+        """All pages that name a table: some are of older states, and missed by nobody."""
+        for at in range(0, len(data), PAGE):
+            if b"objects" in data[at : at + PAGE]:
+                data[at : at + PAGE] = bytes(PAGE)
+        return bytes(data)
+
+    (path,) = copies(sound, tmp_path, [without_tables])
     with pytest.raises(ConfigError, match=r"data\.mdb is damaged.*restore it"):
         dynamo.open(path)
 

@@ -168,9 +168,9 @@ def test_rows_under_keys_that_cannot_be_are_passed_over(tmp_path: Path, value: b
     engine.close()
     for _ in range(2):
         with dynamo.open(tmp_path / "data") as store:
-            found = {result.key: result for result in store.scan()}
-            sound = {key for key, result in found.items() if result.error is None}
-            assert sound == set(KEYS)
+            found = list(store.scan())
+            assert sorted(result.key for result in found if result.error is None) == sorted(KEYS)
+            assert [result.key[:4] for result in found if result.error is not None] == [b"kkkk"]  # under a hash there may be anything
             store.set("a", b"again")
             store.delete("b", blind=True)
             store.set("b", b"v")

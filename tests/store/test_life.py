@@ -17,6 +17,7 @@ import pytest
 
 import dynamo
 from dynamo._core import record as records
+from dynamo.replication import tokens
 
 CUT_OFF = (
     "import os, sys, dynamo\nstore = dynamo.open(sys.argv[1], durability=sys.argv[2])\nprint(store.set('k', b'v').dot.actor)\nsys.stdout.flush()\nos._exit(9)"
@@ -52,6 +53,43 @@ def test_a_copy_of_a_store_that_was_cut_off_begins_a_new_actor(tmp_path: Path) -
     assert child(CUT_OFF, str(tmp_path / "a"), "synced").stdout != actor
 
 
+def test_a_backup_of_before_a_longer_lease_begins_a_new_actor(tmp_path: Path) -> None:
+    """Written over the file in place, by whoever was cut off: counters behind the shorter lease were minted already."""
+    extending = """if True:
+        import os, shutil, sys, dynamo
+        store = dynamo.open(sys.argv[1])
+        print(store.set("k", b"v").dot.actor, flush=True)
+        shutil.copyfile(sys.argv[1] + "/data.mdb", sys.argv[2])
+        store._actor.issued = store._actor.lease_end - 1  # as after a million writes
+        store.set("k", b"w")
+        store.set("k", b"x")
+        os._exit(9)
+    """
+    done = child(extending, str(tmp_path / "a"), str(tmp_path / "old"))
+    assert done.returncode == 9, done.stderr
+    (tmp_path / "a" / "data.mdb").write_bytes((tmp_path / "old").read_bytes())
+    assert child(CUT_OFF, str(tmp_path / "a"), "synced").stdout not in ("", done.stdout)
+
+
+def test_a_store_that_was_cut_off_after_a_commit_failed_begins_a_new_actor(tmp_path: Path) -> None:
+    """What left it before its end may not be on the disk."""
+    failing = """if True:
+        import os, sys, dynamo
+        store = dynamo.open(sys.argv[1])
+        print(store.set("k", b"v").dot.actor, flush=True)
+        def fail(group):
+            raise dynamo.StorageFailed("the disk is gone")
+        store._engine.commit = fail
+        try:
+            store.set("k", b"w", timeout=0.1)
+        except dynamo.StorageFailed:
+            os._exit(9)
+    """
+    done = child(failing, str(tmp_path))
+    assert done.returncode == 9, done.stderr
+    assert child(CUT_OFF, str(tmp_path), "synced").stdout not in ("", done.stdout)
+
+
 def test_tokens_of_lives_that_are_over_stay_valid_and_siblings_exact(tmp_path: Path) -> None:
     def life() -> dynamo.Store:
         return dynamo.open(tmp_path, durability="relaxed")
@@ -64,6 +102,8 @@ def test_tokens_of_lives_that_are_over_stay_valid_and_siblings_exact(tmp_path: P
     with dynamo.open(path) as store:  # another actor
         seen = store.put("k", b"2", context=old)
         assert ranges(store) == 1
+        core = store._replica.core  # what the token tells of the life that is over is replaced, and would grow with each
+        assert len(tokens.unseal(core.cluster.secret, b"default\0k", records.SIBLINGS, seen.token)[1]) == 24
         store.put("k", b"3", context=old)  # stale: it has not seen the second
         assert sorted(store.get("k").values) == [b"2", b"3"]
     shutil.copytree(path, tmp_path.parent / "last")

@@ -116,6 +116,18 @@ def test_a_lost_path_is_noticed_before_the_next_acknowledgement(path: Path, dura
             assert store.get("a").value == b"6"
 
 
+@pytest.mark.parametrize("durability", ["synced", "relaxed"])
+def test_what_is_refused_for_a_lost_path_is_not_written_into_the_lost_file(tmp_path: Path, durability: str) -> None:
+    with dynamo.open(tmp_path / "data", durability=durability, timeout=2.0) as store:
+        store.set("a", b"1")
+        os.rename(tmp_path / "data", tmp_path / "elsewhere")
+        with pytest.raises(StorageFailed):
+            store.set("a", b"2")
+        os.rename(tmp_path / "elsewhere", tmp_path / "data")
+    with dynamo.open(tmp_path / "data", durability=durability) as store:
+        assert store.get("a").value == b"1"
+
+
 @pytest.mark.parametrize("durability", DURABILITIES)
 def test_what_is_removed_during_a_commit_is_not_acknowledged(tmp_path: Path, durability: str) -> None:
     store = dynamo.open(tmp_path / "data", durability=durability, timeout=2.0)
