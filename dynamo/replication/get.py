@@ -456,26 +456,29 @@ def coordinate_get(core: Core, reply_to: ReplyTo, bucket: bytes, key: bytes, r: 
 class _Then:
     """Takes the answer of a read that this node makes for itself."""
 
-    __slots__ = ("core", "read", "then")
+    __slots__ = ("read", "then")
 
-    def __init__(self, core: Core, then: Callable[[bytes], None]) -> None:
-        self.core = core
+    def __init__(self, then: Callable[[PendingGet], None]) -> None:
         self.then = then
         self.read: PendingGet | None = None
 
     def add(self, slot: int, reply: Message) -> None:
-        """Go on with what was found, which may be nothing, or too little."""
+        """The read was answered, perhaps by an error."""
         assert self.read is not None, "a read was answered before it began"
-        self.then(self.read.merged())
+        self.then(self.read)
 
 
-def read_then(core: Core, bucket: bytes, key: bytes, place: Place, then: Callable[[bytes], None]) -> None:
-    """Read the key as for a client that asks with the bucket's own R, and go on with the record, or with what there is of it where that fails."""
+def read_then(core: Core, bucket: bytes, key: bytes, place: Place, time_ms: int, then: Callable[[PendingGet], None]) -> None:
+    """Read the key as for a client that asks with the bucket's own R.
+
+    `then` is given the read when it is answered, or failed, or has had its time, and what was found until then.
+    """
     definition, _, route = place
     required = needed(0, definition.r, core.cluster.r, definition.n or core.cluster.n, core.ring.size)
-    taker = _Then(core, then)
+    taker = _Then(then)
     reply_to = ReplyTo(core.node_id, 0, batch=taker)
-    read = PendingGet(core, reply_to, bucket, key, place, required, 0, chain(route.orders[0], route.fallbacks), int(core.settings.suspect_after_s * 1000))
+    plan = chain(route.orders[0], route.fallbacks)
+    read = PendingGet(core, reply_to, bucket, key, place, required, 0, plan, time_ms)
     taker.read = read
     core.finish_if(read.request_id, read.begin(core))
 
@@ -496,9 +499,10 @@ def repair_then(core: Core, bucket: bytes, key: bytes, then: Callable[[], None])
     begin_repair(core, bucket, key, [core.node_id, *route.peers], done)
 
 
-def begin_repair(core: Core, bucket: bytes, key: bytes, nodes: list[bytes], done: Done | None) -> None:
-    """Read a key from these nodes and repair those that are behind; nobody is answered, but `done` is told when the repairs were handed out."""
-    time_ms = int(core.settings.suspect_after_s * 1000)
+def begin_repair(core: Core, bucket: bytes, key: bytes, nodes: list[bytes], done: Done | None, time_ms: int = 0) -> None:
+    """Read a key from these nodes and repair those that are behind; nobody is answered, but `done` is told when the repairs were handed out.
+    `time_ms`: how long the read may take; 0: until a silent node is suspected."""
+    time_ms = time_ms or int(core.settings.suspect_after_s * 1000)
     pending = PendingGet(core, ReplyTo(None, 0), bucket, key, core.place(bucket, key), len(nodes), 0, iter(nodes), time_ms)
     pending.done = done
     core.finish_if(pending.request_id, pending.begin(core))

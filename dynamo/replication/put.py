@@ -276,25 +276,37 @@ def _overwrite(core: Core, reply_to: ReplyTo, message: Message, route: Route) ->
         else:
             core.refuse(reply_to, damaged(bucket, key))
 
-    begin_repair(core, bucket, key, [core.node_id, *(node for node in route.owners if node != core.node_id)], done)
+    nodes = [core.node_id, *(node for node in route.owners if node != core.node_id)]
+    begin_repair(core, bucket, key, nodes, done, _time_to_read_ms(core, message))
 
 
 def _learn_first(core: Core, reply_to: ReplyTo, message: Message, place: Place) -> None:
-    """A write that builds on what this node holds, which does not hold all yet: first read the key as for a client. The write goes on when that was
-    answered or had its time, for it is accepted in any case."""
+    """A write that builds on what this node holds, which does not hold all yet: first read the key as for a client.
+
+    The write goes on when the read was answered, or had its time, for a write is accepted in any case.
+    """
     bucket, key = message[2:4]
-    _, row_key, route = place
     until = core.now + message[9] / 1000.0
 
-    def then(record: bytes) -> None:
+    def then(read: PendingGet) -> None:
+        record = read.merged()
         try:
             if record:
-                merge_in(core, row_key, bucket, key, route.standing, record)
+                merge_in(core, read.row_key, bucket, key, read.standing, record)
         except DynamoError as error:
             core.count(f"read_repair_failed_{type(error).__name__}")
         coordinate_put(core, reply_to, (*message[:9], max(1, int((until - core.now) * 1000)), *message[10:]), learned=True)
 
-    read_then(core, bucket, key, place, then)
+    read_then(core, bucket, key, place, _time_to_read_ms(core, message), then)
+
+
+def _time_to_read_ms(core: Core, message: Message) -> int:
+    """How long a write may read before it writes: until a silent node is suspected, and at most half of its own time.
+
+    The other half is for the write itself, which must not be late because of nodes that it does not need.
+    """
+    time_ms: int = message[9]
+    return max(1, min(int(core.settings.suspect_after_s * 1000), time_ms // 2))
 
 
 def coordinate_put(core: Core, reply_to: ReplyTo, message: Message, place: Place | None = None, overwrite: bool = False, learned: bool = False) -> None:

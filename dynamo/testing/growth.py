@@ -49,6 +49,7 @@ class Growth:
             delay_mean_s=rng.choice((0.0005, 0.002, 0.01)), commit_s=rng.choice((0.0005, 0.003)), reorder=rng.random() < 0.5,
             poll_s=rng.choice((0.0, 0.0, 0.002)), late_joiners=self.joins,
         )  # fmt: skip
+        # `late_joiners` tells the observer that the ring changes. No nemesis strikes here.
         # Long enough that nobody takes a slow answer for a dead node: a fallback would be right to answer then.
         settings = Settings(
             fallback_after_s=2.0, hedge_after_s=rng.choice((0.5, 1.0)), gossip_interval_s=rng.choice((1.0, 4.0)),
